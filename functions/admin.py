@@ -1,0 +1,201 @@
+"""Programs, and what describes the service."""
+
+from functools import cache
+from pathlib import Path
+from typing import Any, TypedDict
+
+from loyalty.dates import rfc3339
+from loyalty.edge import (
+    ADMIN,
+    ANYONE,
+    BASE,
+    App,
+    Problem,
+    Request,
+    Response,
+    cursor,
+    position,
+    publish_delay,
+    store,
+)
+from loyalty.model import Refusal
+from loyalty.program import Fault, Faults, publishable
+from loyalty.rules import colliding
+from loyalty.store import Version, in_force
+
+handler = App()
+
+HERE = Path(__file__).parent
+
+
+class Published(TypedDict):
+    """A version and the time from which it counts."""
+
+    version: int
+    effective_at: str
+
+
+class CurrentProgram(Published):
+    """The version in force and its document."""
+
+    program: dict[str, Any]
+
+
+class VersionRow(Published):
+    """A version as the list shows it."""
+
+    published_at: str
+    published_by: str
+
+
+class VersionPage(TypedDict):
+    """A page of versions, newest first."""
+
+    items: list[VersionRow]
+    next_cursor: str | None
+
+
+class Health(TypedDict):
+    """The service answers."""
+
+    status: str
+
+
+@handler.route(
+    "PUT",
+    f"{BASE}/program",
+    roles=ADMIN,
+    answers={200: Published},
+    problems=("invalid_program", "precondition_required", "version_conflict"),
+    raw_document=True,
+)
+def publish(request: Request) -> Response:
+    """Publish a version of the program. `If-Match` names the version it replaces."""
+    program = publishable(request.document)
+    if program.program_id != request.program_id:
+        fault = Fault("/program_id", "program_id_mismatch", "is not the one in the address")
+        raise Faults([fault])
+    if pair := colliding(program):
+        fault = Fault("", "counter_collision", f"rename one of {pair[0]} and {pair[1]}")
+        raise Faults([fault])
+    versions = store().versions(request.program_id)
+    if versions and store().document(request.program_id, versions[0].number) == request.document:
+        return _published(versions[0])  # a repeat, or nothing new: the answer is the same
+    _check_precondition(request, versions[0].number if versions else None)
+    version = store().publish(
+        request.program_id,
+        request.document,
+        number=versions[0].number + 1 if versions else 1,
+        now=request.now,
+        delay=publish_delay(),
+        by=request.caller.subject,
+    )
+    if version is None:
+        raise Problem("version_conflict", "Another version was published at this moment.")
+    return _published(version)
+
+
+def _check_precondition(request: Request, newest: int | None) -> None:
+    match = request.headers.get("if-match")
+    if match is None and newest is not None:
+        raise Problem(
+            "precondition_required", f'Send If-Match: "{newest}" to replace that version.'
+        )
+    if match is not None and match.strip('" ') != str(newest):
+        raise Problem("version_conflict", f"The newest version is {newest}, not the one you mean.")
+
+
+def _published(version: Version) -> Response:
+    body: Published = {"version": version.number, "effective_at": _effective(version)}
+    return Response(body, headers={"ETag": f'"{version.number}"'})
+
+
+def _effective(version: Version) -> str:
+    # A program's first version has always been in force; it shows the time it was published.
+    return rfc3339(version.effective_at or version.published_at)
+
+
+@handler.route(
+    "GET",
+    f"{BASE}/program",
+    roles=ANYONE,
+    answers={200: CurrentProgram},
+    problems=("program_not_found",),
+    query=("version",),
+)
+def current(request: Request) -> Response:
+    """The program in force, or the version asked for."""
+    versions = store().versions(request.program_id)
+    if not versions:
+        raise Refusal("program_not_found", "No program of this id has been published.")
+    version = in_force(versions, request.now)
+    if "version" in request.query:
+        wanted = [v for v in versions if str(v.number) == request.query["version"]]
+        if not wanted:
+            raise Refusal("program_not_found", "This version has not been published.")
+        version = wanted[0]
+    body: CurrentProgram = {
+        "version": version.number,
+        "effective_at": _effective(version),
+        "program": store().document(request.program_id, version.number),
+    }
+    return Response(body, headers={"ETag": f'"{version.number}"'})
+
+
+@handler.route(
+    "GET",
+    f"{BASE}/program/versions",
+    roles=ANYONE,
+    answers={200: VersionPage},
+    problems=("program_not_found",),
+    query=("limit", "cursor"),
+)
+def versions(request: Request) -> Response:
+    """All versions, newest first."""
+    limit, after = request.page()
+    found = store().versions(request.program_id)
+    if not found:
+        raise Refusal("program_not_found", "No program of this id has been published.")
+    if after is not None:
+        last = position(after)
+        if not last.isdecimal() or len(last) > 9:
+            raise Problem("invalid_query", "The cursor is not one of ours.")
+        found = tuple(v for v in found if v.number < int(last))
+    shown = found[:limit]
+    page: VersionPage = {
+        "items": [
+            {
+                "version": v.number,
+                "effective_at": _effective(v),
+                "published_at": rfc3339(v.published_at),
+                "published_by": v.published_by,
+            }
+            for v in shown
+        ],
+        "next_cursor": cursor(str(shown[-1].number)) if len(found) > limit else None,
+    }
+    return Response(page)
+
+
+@handler.route("GET", "/health", answers={200: Health})
+def health(request: Request) -> Response:  # noqa: ARG001  # every route takes one
+    """Whether the service answers."""
+    body: Health = {"status": "ok"}
+    return Response(body)
+
+
+@handler.route("GET", "/openapi.json", answers={200: "application/json"})
+def openapi(request: Request) -> Response:  # noqa: ARG001  # every route takes one
+    """This document."""
+    return Response(_file("openapi.json"))
+
+
+@handler.route("GET", "/program.schema.json", answers={200: "application/schema+json"})
+def schema(request: Request) -> Response:  # noqa: ARG001  # every route takes one
+    """The JSON Schema of a program document."""
+    return Response(_file("program.schema.json"), content_type="application/schema+json")
+
+
+@cache
+def _file(name: str) -> str:
+    return (HERE / name).read_text("utf-8")

@@ -1,0 +1,52 @@
+"""Check-ins by QR code."""
+
+from uuid import uuid4
+
+from loyalty import earning, projections
+from loyalty.commands import Scan
+from loyalty.decisions import CHECK_IN_EVENT
+from loyalty.edge import ANYONE, BASE, App, Request, Response, answer, secrets, store
+
+handler = App()
+
+
+@handler.route(
+    "POST",
+    f"{BASE}/check-ins",
+    roles=ANYONE,
+    body=Scan,
+    answers={201: projections.CheckedIn},
+    problems=(
+        "code_invalid",
+        "member_not_found",
+        "limit_reached",
+        "location_closed",
+        "nothing_earned",
+        "idempotency_key_reused",
+    ),
+    key="optional",
+)
+def check_in(request: Request, scan: Scan) -> Response:
+    """Check in with a location's code; what is refused leaves nothing."""
+    member_id = request.member(scan.member_id)
+    key = request.key(required=False) or str(uuid4())
+    guard = request.key_guard(key, member_id)
+    rulebook = store().rulebook_in_force(request.program_id, request.now)
+    committed = store().commit(
+        request.program_id,
+        [member_id],
+        guard,
+        lambda accounts, history: earning.check_in(
+            rulebook,
+            accounts[member_id],
+            guard,
+            scan.code,
+            secrets(),
+            CHECK_IN_EVENT + key,
+            request.now,
+            history,
+        ),
+    )
+    entry = committed.entry
+    decided = store().rulebook(request.program_id, entry.version)
+    return answer(committed, projections.checked_in(decided, entry))

@@ -1,0 +1,1 @@
+"""The domain of a loyalty points ledger: pure decisions, one commit."""

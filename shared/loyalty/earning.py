@@ -1,0 +1,286 @@
+"""Decisions that grant points: enrolment, awards, check-ins."""
+
+from collections.abc import Iterable
+from dataclasses import replace
+from typing import Any
+
+from loyalty.codes import Secrets, read_check_in_code
+from loyalty.commands import Enrolment, Event
+from loyalty.dates import day_number, milliseconds, rfc3339
+from loyalty.decisions import Decision, Draft, Guard, Record, known
+from loyalty.limits import FUTURE_TOLERANCE, Usage, cooled_down, free_again, token
+from loyalty.lots import credit
+from loyalty.model import Account, Count, Entry, History, Kind, Refusal
+from loyalty.program import CheckIn, Frequency, Rule
+from loyalty.rules import Evaluation, Rulebook, stored_explanation
+
+RESERVED_TYPES = frozenset(
+    {"registration", "profile_completed", "referral", "check_in", "birthday", "anniversary"}
+)
+"""Event types that only the service itself raises."""
+
+FOREVER = 2**53
+"""An instant that never comes (milliseconds)."""
+
+
+def award(
+    rulebook: Rulebook,
+    account: Account | None,
+    guard: Guard,
+    event: Event,
+    now: int,
+    history: History | None = None,
+) -> Decision:
+    """Award what the program's rules give for one event.
+
+    `now` is in milliseconds. An event that earns nothing is recorded all the same. Refusals:
+    `member_not_found`, `event_too_late`, `event_in_future`, `currency_mismatch`,
+    `too_many_points`; NeedsHistory where a late event's window has to be counted again.
+    """
+    draft = Draft(rulebook, known(account), now)
+    occurred_at = draft.recorded_at if event.occurred_at is None else event.occurred_at
+    _in_time(draft, occurred_at)
+    program = rulebook.program
+    if event.purchase is not None and event.purchase.currency != program.currency:
+        raise Refusal(
+            "currency_mismatch",
+            f"The program counts {program.currency}, the purchase {event.purchase.currency}.",
+            pointer="/purchase/currency",
+        )
+    usage = Usage(draft.before, draft.local_date(occurred_at), program.zone, history)
+    evaluation = rulebook.evaluate(draft.account, event, occurred_at, usage)
+    return Decision((_granted(draft, "award", guard, event, occurred_at, evaluation),))
+
+
+def _in_time(draft: Draft, occurred_at: int) -> None:
+    lateness = draft.rulebook.program.max_lateness
+    if occurred_at > draft.recorded_at + FUTURE_TOLERANCE.total_seconds() * 1000:
+        raise Refusal("event_in_future", "occurred_at lies more than 5 minutes ahead of our clock.")
+    if lateness is not None:
+        latest = cooled_down(occurred_at, lateness, draft.rulebook.program.zone)
+        if milliseconds(latest) < draft.recorded_at:
+            raise Refusal("event_too_late", "The event is older than the program's max_lateness.")
+
+
+def _granted(
+    draft: Draft,
+    kind: Kind,
+    guard: Guard,
+    event: Event,
+    occurred_at: int,
+    evaluation: Evaluation,
+    counts: tuple[Count, ...] = (),
+    cooldowns: dict[str, int] | None = None,
+    **rest: Any,
+) -> Entry:
+    """The entry of an evaluated event."""
+    occurred_on = draft.local_date(occurred_at)
+    day = day_number(occurred_on)
+    draft.post(credit(draft.account, "award", day, evaluation.grants, draft.today))
+    return draft.entry(
+        kind,
+        guard,
+        occurred_at=occurred_at,
+        active_on=day if evaluation.points else None,
+        lifetime=evaluation.points,
+        counts=(*counts, *evaluation.counts),
+        cooldowns=(cooldowns or {}) | evaluation.cooldowns,
+        reason=event.type,
+        event=stored_event(draft.rulebook, event, evaluation),
+        explanation=stored_explanation(draft.rulebook, evaluation),
+        **rest,
+    )
+
+
+def stored_event(rulebook: Rulebook, event: Event, evaluation: Evaluation) -> dict[str, Any]:
+    """What a refund must know of an event, without what is empty.
+
+    `c` channel, `o` location, `a` attributes that some condition names, `l` lines as
+    [line_id, quantity, amount, points, product, categories, brand, discounted] cut after the last
+    value that says something, `x` tax, `s` shipping, `p` paid with points, `r` redemptions.
+    """
+    stored: dict[str, Any] = {}
+    if event.channel is not None:
+        stored["c"] = event.channel
+    if event.location_id is not None:
+        stored["o"] = event.location_id
+    named = {k: v for k, v in event.attributes.items() if k in rulebook.named_attributes}
+    if named:
+        stored["a"] = named
+    if event.purchase is not None:
+        purchase = event.purchase
+        lines = []
+        for line, points in zip(purchase.lines, evaluation.line_points, strict=True):
+            row = [line.line_id, line.quantity, line.amount, points]
+            row += [line.product_id, line.category_ids, line.brand_id, int(line.discounted)]
+            while not row[-1] and len(row) > 4:
+                row.pop()
+            lines.append(row)
+        stored["l"] = lines
+        extras = {
+            "x": purchase.tax,
+            "s": purchase.shipping,
+            "p": purchase.paid_with_points,
+            "r": purchase.redemption_ids,
+        }
+        stored |= {key: value for key, value in extras.items() if value}
+    return stored
+
+
+def enrol(
+    rulebook: Rulebook,
+    account: Account | None,
+    guard: Guard,
+    member_id: str,
+    enrolment: Enrolment,
+    referral_code: str,
+    records: tuple[Record, ...],
+    now: int,
+) -> Decision:
+    """A new member, with what the program gives for registration.
+
+    Refusal `member_exists` where the id is taken.
+    """
+    if account is not None:
+        raise Refusal("member_exists", "Another member was enrolled under this id.")
+    nobody = Account(program_id=rulebook.program.program_id, member_id=member_id)
+    draft = Draft(rulebook, nobody, now)
+    event = Event.model_construct(
+        event_id=member_id, type="registration", member_id=member_id, attributes={}
+    )
+    groups = tuple(sorted(set(enrolment.groups or ())))
+    usage = Usage(nobody, draft.local_date(draft.recorded_at), rulebook.program.zone, None)
+    evaluation = rulebook.evaluate(replace(nobody, groups=groups), event, draft.recorded_at, usage)
+    entry = _granted(
+        draft,
+        "enrol",
+        guard,
+        event,
+        draft.recorded_at,
+        evaluation,
+        groups=groups or None,
+        answer={"c": referral_code},
+    )
+    return Decision((entry,), records)
+
+
+def regroup(
+    rulebook: Rulebook, account: Account | None, guard: Guard, groups: Iterable[str], now: int
+) -> Decision:
+    """A member's buyer groups, set anew."""
+    draft = Draft(rulebook, known(account), now)
+    return Decision((draft.entry("update", guard, groups=tuple(sorted(set(groups)))),))
+
+
+def check_in(
+    rulebook: Rulebook,
+    account: Account | None,
+    guard: Guard,
+    code: str,
+    secrets: Secrets,
+    event_id: str,
+    now: int,
+    history: History | None = None,
+) -> Decision:
+    """A scan of a location's code; it is awarded, or refused and leaves nothing.
+
+    Refusals: `code_invalid`, `member_not_found`, `location_closed`, `limit_reached` (with
+    `next_allowed_at`), `nothing_earned`.
+    """
+    location, rules = scanned_location(rulebook, secrets, code)
+    draft = Draft(rulebook, known(account), now)
+    at = draft.recorded_at
+    zone = rulebook.program.zone
+    if not rules.is_open(draft.instant().astimezone(zone)):
+        raise Refusal("location_closed", "This location is closed at this hour.")
+    usage = Usage(draft.before, draft.local_date(at), zone, history)
+    name = token("location", location)
+    limits = [Frequency.model_construct(times=t.times, per=t.per) for t in rules.limits]
+    if rules.cooldown is not None:
+        limits.append(Frequency.model_construct(every=rules.cooldown))
+    if (again := _allowed_from(limits, name, usage, at, rulebook)) > at:
+        raise _limit_reached(again)
+    event = Event.model_construct(
+        event_id=event_id,
+        type="check_in",
+        member_id=draft.before.member_id,
+        location_id=location,
+        attributes={},
+    )
+    evaluation = rulebook.evaluate(draft.account, event, at, usage)
+    if not evaluation.points:
+        stopped = {"frequency", "cooldown", "limit"}
+        by_limits = evaluation.hits or any(row.reason in stopped for row in evaluation.rows)
+        if by_limits:
+            raise _limit_reached(_rules_allow_from(rulebook, evaluation, usage, at))
+        raise Refusal("nothing_earned", "No rule of the program gives points for this check-in.")
+    counts = tuple(usage.count(per, name, 1) for per in dict.fromkeys(t.per for t in rules.limits))
+    cooldowns = {} if rules.cooldown is None else {name: at}
+    entry = _granted(
+        draft, "check_in", guard, event, at, evaluation, counts=counts, cooldowns=cooldowns
+    )
+    later = Usage(draft.before.after(entry), usage.on, zone, history)
+    again = max(
+        _allowed_from(limits, name, later, at, rulebook),
+        _rules_allow_from(rulebook, evaluation, later, at),
+    )
+    if again > at:
+        entry = replace(entry, answer={"n": again})
+    return Decision((entry,))
+
+
+def scanned_location(rulebook: Rulebook, secrets: Secrets, text: str) -> tuple[str, CheckIn]:
+    """The location whose valid code this is, and how one checks in there; `code_invalid`."""
+    code = read_check_in_code(secrets, text)
+    program = rulebook.program
+    if code is not None and code.program_id == program.program_id:
+        location = program.location_by_id.get(code.location_id)
+        rules = location.check_in if location else None
+        if rules and "static" in rules.kinds and rules.code_version == code.code_version:
+            return code.location_id, rules
+    raise Refusal("code_invalid", "This code is not one of ours, or it has been withdrawn.")
+
+
+def _limit_reached(again: int) -> Refusal:
+    more = {} if again >= FOREVER else {"next_allowed_at": rfc3339(again)}
+    return Refusal("limit_reached", "You have checked in as often as is counted for now.", **more)
+
+
+def _allowed_from(
+    limits: Iterable[Frequency], name: str, usage: Usage, at: int, rulebook: Rulebook
+) -> int:
+    """The instant (milliseconds) from which all these limits allow one more time."""
+    again = at
+    zone = rulebook.program.zone
+    for limit in limits:
+        if limit.every is not None:
+            last = usage.last(name)
+            if last is not None:
+                again = max(again, milliseconds(cooled_down(last, limit.every, zone)))
+        elif limit.per is not None and usage.used(limit.per, name) >= (limit.times or 0):
+            free = free_again(limit.per, usage.on, zone)
+            again = max(again, FOREVER if free is None else milliseconds(free))
+    return again
+
+
+def _rules_allow_from(rulebook: Rulebook, evaluation: Evaluation, usage: Usage, at: int) -> int:
+    """The first instant at which one of the rules that could pay here may pay again, by its own
+    frequency and points limits and the program's."""
+    paying = {"granted", "frequency", "cooldown", "limit"}
+    program = rulebook.program
+    instants = []
+    for row in evaluation.rows:
+        rule = rulebook.sources[row.index]
+        if row.reason not in paying or not isinstance(rule, Rule) or rule.earn.multiply is not None:
+            continue
+        again = _allowed_from(rule.frequency, token("times", rule.rule_id), usage, at, rulebook)
+        for limits, name in (
+            (rule.limits, token("points", rule.rule_id)),
+            (program.limits, token("program", "points")),
+        ):
+            for limit in limits:
+                if limit.per != "transaction" and usage.used(limit.per, name) >= limit.points:
+                    free = free_again(limit.per, usage.on, program.zone)
+                    again = max(again, FOREVER if free is None else milliseconds(free))
+        instants.append(again)
+    return min(instants, default=at)

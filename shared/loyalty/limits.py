@@ -1,0 +1,102 @@
+"""Counters: their names, and what a member has used of a limit in the window of an event.
+
+A counter belongs to a calendar window of the local date of the event. The account keeps only the
+current window of each kind; an event of an earlier one is counted from the history.
+"""
+
+from base64 import urlsafe_b64encode
+from collections.abc import Iterable
+from datetime import date, datetime, timedelta
+from functools import lru_cache
+from hashlib import blake2b
+from typing import Literal
+from zoneinfo import ZoneInfo
+
+from loyalty.dates import (
+    Duration,
+    Per,
+    day_begins,
+    from_milliseconds,
+    local,
+    milliseconds,
+    plus,
+    window_end,
+    window_start,
+)
+from loyalty.dates import window as window_of
+from loyalty.model import Account, Broken, Count, Entry, History, NeedsHistory
+
+type Subject = Literal["points", "times", "program", "location", "once"]
+
+FUTURE_TOLERANCE = timedelta(minutes=5)
+"""How far ahead of our clock an event may be dated: clocks of tills run fast."""
+
+
+@lru_cache(maxsize=8192)
+def token(subject: Subject, name: str) -> str:
+    """The name of a counter in the table: 36 bits of a hash, so that long ids cost no room.
+
+    Publishing refuses a program in which two counters would share a token.
+    """
+    digest = blake2b(f"{subject}:{name}".encode(), digest_size=6).digest()
+    return urlsafe_b64encode(digest).decode()[:6]
+
+
+class Usage:
+    """What the member has used in the windows that hold the local date `on`."""
+
+    def __init__(self, account: Account, on: date, zone: ZoneInfo, history: History | None) -> None:
+        self._account = account
+        self._history = history
+        self._zone = zone
+        self.on = on
+
+    def used(self, per: Per, name: str) -> int:
+        """The counter's value; NeedsHistory if the account no longer keeps that window."""
+        window = window_of(per, self.on)
+        value = self._account.counter(per, window, name)
+        if value is not None:
+            return value
+        start = window_start(per, window)
+        if start is None:
+            raise Broken("the window of all time is always kept")
+        since = milliseconds(day_begins(start, self._zone) - FUTURE_TOLERANCE)
+        if self._history is None or self._history.since > since:
+            raise NeedsHistory(since)
+        return _folded(self._history.entries, per, window, name)
+
+    def count(self, per: Per, name: str, by: int) -> Count:
+        """The addition to make when `by` more is used."""
+        return Count(per, window_of(per, self.on), name, by)
+
+    def last(self, name: str) -> int | None:
+        """When (milliseconds) the cooldown's clock last started; None for never."""
+        return self._account.cooldowns.get(name)
+
+
+def _folded(history: Iterable[Entry], per: Per, window: int, name: str) -> int:
+    return sum(
+        count.by
+        for entry in history
+        for count in entry.counts
+        if (count.per, count.window, count.name) == (per, window, name)
+    )
+
+
+def free_again(per: Per, on: date, zone: ZoneInfo) -> datetime | None:
+    """The instant at which the window that holds `on` ends; None for "ever"."""
+    end = window_end(per, on)
+    return None if end is None else day_begins(end, zone)
+
+
+def cooled_down(last: int, every: Duration, zone: ZoneInfo) -> datetime:
+    """The instant from which a cooldown that started at `last` (milliseconds) is over.
+
+    Months and days move the local date at the same local time; hours are elapsed time.
+    """
+    began = from_milliseconds(last)
+    if every.months or every.days:
+        wall = local(began, zone)
+        day = plus(wall.date(), Duration(every.months, every.days))
+        began = wall.replace(year=day.year, month=day.month, day=day.day).astimezone(began.tzinfo)
+    return began + timedelta(seconds=every.seconds)

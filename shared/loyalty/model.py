@@ -1,0 +1,266 @@
+"""The nouns: account, posting, entry, refusal.
+
+Points are integers. A *day* is a local date of the program as a number of days since 1970-01-01,
+and `NEVER` (which sorts after every day) stands for a lot that does not expire. Instants are
+integers too: milliseconds since 1970-01-01T00:00Z.
+
+One idea carries the module: **an account changes only by an entry**. A decision describes what
+happens as postings and counts; `Account.after(entry)` is the single place that carries them out,
+for the command that is being committed as for the history that is being folded.
+"""
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field, replace
+from typing import Any, Final, Literal
+
+from loyalty.dates import Per
+
+NEVER: Final = 9_999_999
+"""The expiry day of a lot that never expires."""
+
+MAX_POINTS: Final = 10**15
+"""No balance or award passes this: far above any program, far below 64 bits and the 38 digits
+of a DynamoDB number, so that sums of many such values stay exact everywhere (JSON included)."""
+
+type Day = int
+type Kind = Literal[
+    "enrol", "award", "check_in", "redeem", "reverse", "expire", "activate", "update"
+]
+
+
+class Refusal(Exception):
+    """A command that may not be carried out; it changed nothing.
+
+    `code` is stable and documented (docs/errors.md); `more` holds members that the problem
+    document carries besides the standard ones, such as `missing_points`.
+    """
+
+    def __init__(self, code: str, detail: str, /, **more: Any) -> None:
+        super().__init__(detail)
+        self.code = code
+        self.detail = detail
+        self.more = more
+
+
+class Broken(Exception):
+    """The ledger would contradict itself. Never an answer to a client: a defect, shown loudly."""
+
+
+class NeedsHistory(Exception):
+    """A decision has to know entries recorded since an instant (milliseconds) to go on."""
+
+    def __init__(self, since: int) -> None:
+        super().__init__(f"history since {since} needed")
+        self.since = since
+
+
+@dataclass(frozen=True, slots=True)
+class Posting:
+    """One movement of points, as history shows it.
+
+    `lots` (expires_on, change), `pending` (available_on, expires_on, change) and the change of
+    `debt` say where the points came from and went to; they always sum to `points`, the signed
+    change of available + pending − debt. `on` is the day it is dated.
+    """
+
+    kind: Kind
+    on: Day
+    lots: tuple[tuple[Day, int], ...] = ()
+    pending: tuple[tuple[Day, Day, int], ...] = ()
+    debt: int = 0
+
+    @property
+    def points(self) -> int:
+        return self.balance_change + sum(change for _, _, change in self.pending)
+
+    @property
+    def balance_change(self) -> int:
+        """The change of available − debt."""
+        return sum(change for _, change in self.lots) - self.debt
+
+
+@dataclass(frozen=True, slots=True)
+class Counts:
+    """Counter values by name within one calendar window."""
+
+    window: int
+    values: Mapping[str, int]
+
+
+@dataclass(frozen=True, slots=True)
+class Count:
+    """One addition to a counter: `name` in window number `window` of kind `per`."""
+
+    per: Per
+    window: int
+    name: str
+    by: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Entry:
+    """An immutable row of the ledger.
+
+    `partition` and `sort` are its key and the exactly-once guard (`e#<event_id>`,
+    `k#<Idempotency-Key>`, …, without the program). `seq` numbers a member's entries from 1
+    without gaps. `event` keeps what a refund must know, `explanation` why an award is what it
+    is, `answer` what the first answer held and nothing else can tell; all three are JSON values
+    whose keys their owners document. `hash` chains the stored bytes to the entry before it.
+    """
+
+    program_id: str
+    member_id: str
+    seq: int
+    partition: str
+    sort: str = "0"
+    kind: Kind
+    version: int
+    recorded_at: int
+    occurred_at: int
+    postings: tuple[Posting, ...]
+    balance: int
+    lifetime: int = 0
+    counts: tuple[Count, ...] = ()
+    cooldowns: Mapping[str, int] = field(default_factory=dict)
+    active_on: Day | None = None
+    due_on: Day | None = None
+    groups: tuple[str, ...] | None = None
+    reason: str = ""
+    event: Any = None
+    explanation: Any = None
+    answer: Any = None
+    fingerprint: bytes = b""
+    hash: bytes = b""
+
+    @property
+    def points(self) -> int:
+        """What the command itself moved: its own postings, without what fell due before it."""
+        return sum(posting.points for posting in self.own_postings)
+
+    @property
+    def own_postings(self) -> tuple[Posting, ...]:
+        """The postings without those that fell due by themselves, which are all of a sweep's."""
+        if self.kind == "expire":
+            return self.postings
+        return tuple(p for p in self.postings if p.kind not in ("expire", "activate"))
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Account:
+    """Everything decisions need to know of one member, under its version `seq`.
+
+    `lots` are (expires_on, points), ascending, one per date, never empty ones; `pending` are
+    (available_on, expires_on, points), ascending. `counters` hold the current window of each
+    kind only; `cooldowns` the last time (milliseconds) by name. `due_on` is the due date.
+    """
+
+    program_id: str
+    member_id: str
+    seq: int = 0
+    lots: tuple[tuple[Day, int], ...] = ()
+    pending: tuple[tuple[Day, Day, int], ...] = ()
+    debt: int = 0
+    lifetime: int = 0
+    counters: Mapping[Per, Counts] = field(default_factory=dict)
+    cooldowns: Mapping[str, int] = field(default_factory=dict)
+    groups: tuple[str, ...] = ()
+    active_on: Day | None = None
+    due_on: Day | None = None
+    recorded_at: int = 0
+    hash: bytes = b""
+
+    @property
+    def available(self) -> int:
+        return sum(points for _, points in self.lots)
+
+    @property
+    def pending_points(self) -> int:
+        return sum(points for _, _, points in self.pending)
+
+    @property
+    def balance(self) -> int:
+        """Available minus debt; below zero only through a refund under policy `debt`."""
+        return self.available - self.debt
+
+    def posted(self, posting: Posting) -> "Account":
+        """The account with the posting carried out; Broken if a lot would go below zero."""
+        lots = _moved(self.lots, posting.lots)
+        pending = _moved(
+            (((start, end), points) for start, end, points in self.pending),
+            (((start, end), change) for start, end, change in posting.pending),
+        )
+        debt = self.debt + posting.debt
+        if debt < 0:
+            raise Broken("debt below zero")
+        return replace(
+            self,
+            lots=lots,
+            pending=tuple((start, end, points) for (start, end), points in pending),
+            debt=debt,
+        )
+
+    def after(self, entry: Entry) -> "Account":
+        """The account as `entry` leaves it. Folding a member's entries from nothing is this."""
+        if entry.seq != self.seq + 1:
+            raise Broken(f"entry {entry.seq} cannot follow {self.seq}: numbers have no gaps")
+        account = self
+        for posting in entry.postings:
+            account = account.posted(posting)
+        return replace(
+            account,
+            seq=entry.seq,
+            lifetime=account.lifetime + entry.lifetime,
+            counters=_counted(account.counters, entry.counts),
+            cooldowns=_latest(account.cooldowns, entry.cooldowns),
+            groups=account.groups if entry.groups is None else entry.groups,
+            active_on=account.active_on if entry.active_on is None else entry.active_on,
+            due_on=entry.due_on,
+            recorded_at=entry.recorded_at,
+            hash=entry.hash,
+        )
+
+    def counter(self, per: Per, window: int, name: str) -> int | None:
+        """The counter's value in that window; None where a later window has replaced it."""
+        counts = self.counters.get(per)
+        if counts is None or counts.window < window:
+            return 0
+        return counts.values.get(name, 0) if counts.window == window else None
+
+
+@dataclass(frozen=True, slots=True)
+class History:
+    """All of a member's entries recorded at or after `since` (milliseconds), newest first."""
+
+    since: int
+    entries: tuple[Entry, ...]
+
+
+def _moved[K](
+    lots: Iterable[tuple[K, int]], changes: Iterable[tuple[K, int]]
+) -> tuple[tuple[K, int], ...]:
+    held = dict(lots)
+    for key, change in changes:
+        held[key] = held.get(key, 0) + change
+        if held[key] < 0:
+            raise Broken("a lot below zero")
+    return tuple(sorted((key, points) for key, points in held.items() if points))
+
+
+def _counted(counters: Mapping[Per, Counts], added: tuple[Count, ...]) -> Mapping[Per, Counts]:
+    if not added:
+        return counters
+    result = dict(counters)
+    for count in added:
+        known = result.get(count.per)
+        if known is None or known.window < count.window:
+            result[count.per] = Counts(count.window, {count.name: count.by})
+        elif known.window == count.window:
+            values = dict(known.values)
+            values[count.name] = values.get(count.name, 0) + count.by
+            result[count.per] = Counts(known.window, values)
+        # An older window is not kept: whoever needs it folds the history.
+    return result
+
+
+def _latest(known: Mapping[str, int], added: Mapping[str, int]) -> Mapping[str, int]:
+    return {**known, **{name: max(at, known.get(name, at)) for name, at in added.items()}}

@@ -1,0 +1,627 @@
+"""The tables: reads, and the one commit. The only module that knows boto3.
+
+A commit puts each account under the version it was read at and each entry under a key that must
+be free, in one transaction. So decisions about one member are serializable, an effect happens
+once, and a lost answer is found again: the retry fails its own condition and answers as a replay.
+"""
+
+import gzip
+import json
+import random
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from datetime import timedelta
+from hashlib import sha256
+from typing import TYPE_CHECKING, Any, Final
+
+from botocore.config import Config
+from botocore.exceptions import ClientError, HTTPClientError
+from botocore.exceptions import ConnectionError as BotoConnectionError
+
+from loyalty.codes import Secrets
+from loyalty.decisions import Decision, Guard, Record
+from loyalty.model import Account, Broken, Entry, History, NeedsHistory, Refusal
+from loyalty.program import parse
+from loyalty.rules import Rulebook
+from loyalty.wire import (
+    Item,
+    account_item,
+    account_of,
+    entry_item,
+    entry_key,
+    entry_of,
+    member_key,
+    sealed_hash,
+)
+
+if TYPE_CHECKING:
+    from mypy_boto3_dynamodb import DynamoDBClient
+
+ATTEMPTS: Final = 8
+"""Transactions one command may send before it is shed with 503."""
+PATIENCE_SECONDS: Final = 1.5
+"""No new attempt is begun later than this, so that a shed command is answered within 2 seconds."""
+BACKOFF_SECONDS: Final = 0.008
+"""First pause at most, doubled each time, with full jitter: about a transaction's own latency."""
+PROGRAM_REFRESH_SECONDS: Final = 20.0
+"""Age at which the list of versions is read again; below the delay of publishing."""
+PART_BYTES: Final = 350_000
+"""A program larger than this (compressed) is stored in parts: items hold at most 400 KB."""
+ACCOUNT_BYTES: Final = 100_000
+"""An account larger than this is refused, long before DynamoDB would."""
+
+_RETRIED: Final = frozenset(
+    {
+        "InternalServerError",
+        "LimitExceededException",
+        "ProvisionedThroughputExceededException",
+        "RequestLimitExceeded",
+        "ServiceUnavailable",
+        "ThrottlingException",
+        "TransactionConflictException",
+        "TransactionInProgressException",
+    }
+)
+_RETRIED_REASONS: Final = frozenset(
+    {"TransactionConflict", "ThrottlingError", "ProvisionedThroughputExceeded"}
+)
+
+
+class Unavailable(Exception):
+    """The tables did not answer in time, or too many write to one member: try again later."""
+
+
+class KeyReused(Exception):
+    """Another command was carried out under the same key."""
+
+
+@dataclass(frozen=True, slots=True)
+class Committed:
+    """The entry that stands in the ledger under the command's key; whether it stood there before;
+    how many transactions were sent."""
+
+    entry: Entry
+    replayed: bool
+    attempts: int
+
+
+@dataclass(frozen=True, slots=True)
+class Version:
+    """A published version of a program: its number, from when it counts, who published it."""
+
+    number: int
+    effective_at: int
+    published_at: int
+    published_by: str
+    digest: str
+    parts: int
+
+
+type Decide = Callable[[Mapping[str, Account | None], History | None], Decision]
+"""The pure decision of a command: (accounts by member, history if it was asked for)."""
+
+
+def connect(**settings: Any) -> "DynamoDBClient":
+    """A DynamoDB client that retries nothing by itself: the store knows what may be repeated."""
+    import boto3
+
+    config = Config(
+        connect_timeout=1,
+        read_timeout=2,
+        retries={"total_max_attempts": 1, "mode": "standard"},
+        max_pool_connections=64,
+        parameter_validation=False,  # items are made by `wire` alone; the check costs time
+    )
+    client: DynamoDBClient = boto3.client("dynamodb", config=config, **settings)
+    return client
+
+
+def load_secrets(arn: str) -> Secrets:
+    """The secrets of a Secrets Manager secret: JSON of version → text."""
+    import boto3
+
+    text = boto3.client("secretsmanager").get_secret_value(SecretId=arn)["SecretString"]
+    return secrets_of(text)
+
+
+def secrets_of(text: str) -> Secrets:
+    """Secrets from JSON such as {"1": "…"}."""
+    return Secrets({int(version): value.encode() for version, value in json.loads(text).items()})
+
+
+def send_messages(queue_url: str, bodies: Sequence[Mapping[str, Any]]) -> None:
+    """Put messages on an SQS queue; raises if any was not taken."""
+    import boto3
+
+    client = boto3.client("sqs")
+    for start in range(0, len(bodies), 10):
+        batch = bodies[start : start + 10]
+        answer = client.send_message_batch(
+            QueueUrl=queue_url,
+            Entries=[{"Id": str(i), "MessageBody": json.dumps(b)} for i, b in enumerate(batch)],
+        )
+        if answer.get("Failed"):
+            raise Unavailable(f"{len(answer['Failed'])} messages were not taken by the queue")
+
+
+class Store:
+    """The three tables. Thread-safe; one per process."""
+
+    def __init__(
+        self,
+        client: "DynamoDBClient",
+        *,
+        accounts: str,
+        ledger: str,
+        records: str,
+        sleep: Callable[[float], None] = time.sleep,
+        monotonic: Callable[[], float] = time.monotonic,
+        jitter: Callable[[], float] = random.random,
+    ) -> None:
+        self.client = client
+        self._accounts = accounts
+        self._ledger = ledger
+        self._records = records
+        self._sleep = sleep
+        self._monotonic = monotonic
+        self._jitter = jitter
+        self._versions: dict[str, tuple[float, tuple[Version, ...]]] = {}
+        self._rulebooks: dict[tuple[str, int], Rulebook] = {}
+
+    # Reads
+
+    def account(
+        self, program_id: str, member_id: str, *, consistent: bool = False
+    ) -> Account | None:
+        """One member's account as stored; half a read unit while under 4 KB."""
+        key: Item = {"pk": {"S": member_key(program_id, member_id)}}
+        item = self._get(self._accounts, key, consistent)
+        return None if item is None else account_of(item)
+
+    def entry(self, program_id: str, partition: str, sort: str = "0") -> Entry | None:
+        """One entry by its key, strongly consistent."""
+        item = self._get(self._ledger, entry_key(program_id, partition, sort), consistent=True)
+        return None if item is None else entry_of(item)
+
+    def entries(self, program_id: str, partition: str) -> list[Entry]:
+        """All entries under one key, such as an award and its refunds, strongly consistent."""
+        request: dict[str, Any] = {
+            "TableName": self._ledger,
+            "KeyConditionExpression": "pk = :p",
+            "ExpressionAttributeValues": {":p": {"S": f"{program_id}#{partition}"}},
+            "ConsistentRead": True,
+        }
+        return [entry_of(item) for page in self._pages(request) for item in page]
+
+    def history_page(
+        self, program_id: str, member_id: str, *, limit: int, before: int | None = None
+    ) -> list[Entry]:
+        """A member's entries, newest first, below number `before`; as the index projects them."""
+        request = self._history_request(program_id, member_id)
+        request["Limit"] = limit
+        if before is not None:
+            request["KeyConditionExpression"] += " AND n < :n"
+            request["ExpressionAttributeValues"][":n"] = {"N": str(before)}
+        answer = self._read(lambda: self.client.query(**request))
+        return [entry_of(item) for item in answer["Items"]]
+
+    def history(
+        self, program_id: str, account: Account, *, since: int = 0
+    ) -> tuple[list[Entry], bool]:
+        """The account's entries recorded at or after `since` (milliseconds), newest first, and
+        whether they are all there: the index follows the ledger a little later."""
+        found: list[Entry] = []
+        for page in self._pages(self._history_request(program_id, account.member_id)):
+            for item in page:
+                entry = entry_of(item)
+                if entry.seq > account.seq:
+                    continue
+                if entry.seq != account.seq - len(found):
+                    return found, False
+                if entry.recorded_at < since:
+                    return found, True
+                found.append(entry)
+        return found, len(found) == account.seq
+
+    def record(self, partition: str, sort: str) -> dict[str, Any] | None:
+        """One item of Records, strongly consistent, as plain values."""
+        key: Item = {"pk": {"S": partition}, "sk": {"S": sort}}
+        item = self._get(self._records, key, consistent=True)
+        return None if item is None else _plain(item)
+
+    def replace_record(self, record: Record, *, seen: Mapping[str, Any]) -> bool:
+        """Put a record in place of the one seen (compared by its `revision`); False if it moved."""
+        try:
+            self._read(
+                lambda: self.client.put_item(
+                    TableName=self._records,
+                    Item=_record_item(record),
+                    ConditionExpression="revision = :r",
+                    ExpressionAttributeValues={":r": {"N": str(seen["revision"])}},
+                    ReturnConsumedCapacity="TOTAL",
+                )
+            )
+        except ClientError as error:
+            if error.response["Error"]["Code"] == "ConditionalCheckFailedException":
+                return False
+            raise
+        return True
+
+    def due_accounts(
+        self, today: int, segment: int, segments: int, start: Item | None
+    ) -> tuple[list[Account], Item | None]:
+        """One page of a segment of all accounts: those due by `today`, and where to go on."""
+        request: dict[str, Any] = {
+            "TableName": self._accounts,
+            "Segment": segment,
+            "TotalSegments": segments,
+            "FilterExpression": "u <= :t",
+            "ExpressionAttributeValues": {":t": {"N": str(today)}},
+            "ReturnConsumedCapacity": "TOTAL",
+        }
+        if start:
+            request["ExclusiveStartKey"] = start
+        answer = self._read(lambda: self.client.scan(**request))
+        return [account_of(item) for item in answer["Items"]], answer.get("LastEvaluatedKey")
+
+    # Programs
+
+    def rulebook_in_force(self, program_id: str, now: int) -> Rulebook:
+        """The program as it counts at `now` (milliseconds); Refusal `program_not_found`."""
+        versions = self._known_versions(program_id)
+        if not versions:
+            raise Refusal("program_not_found", "No program of this id has been published.")
+        return self.rulebook(program_id, in_force(versions, now).number)
+
+    def rulebook(self, program_id: str, number: int) -> Rulebook:
+        """One version, compiled; kept for the life of the process, since it never changes."""
+        known = self._rulebooks.get((program_id, number))
+        if known is None:
+            known = Rulebook(parse(self.document(program_id, number)), number)
+            self._rulebooks[program_id, number] = known
+        return known
+
+    def document(self, program_id: str, number: int) -> Any:
+        """The JSON document of a version, as it was published."""
+        header = self.record(_program_key(program_id), _version_sort(number))
+        if header is None:
+            raise Refusal("program_not_found", "This version has not been published.")
+        parts = []
+        for part in range(header["parts"]):
+            item = self.record(_program_key(program_id), f"p#{header['digest']}#{part}")
+            if item is None:
+                raise Broken(f"{program_id} version {number} lacks part {part}")
+            parts.append(item["body"])
+        return json.loads(gzip.decompress(b"".join(parts)))
+
+    def versions(self, program_id: str) -> tuple[Version, ...]:
+        """All versions, newest first, read now."""
+        request: dict[str, Any] = {
+            "TableName": self._records,
+            "KeyConditionExpression": "pk = :p AND begins_with(sk, :v)",
+            "ExpressionAttributeValues": {
+                ":p": {"S": _program_key(program_id)},
+                ":v": {"S": "v#"},
+            },
+            "ScanIndexForward": False,
+            "ConsistentRead": True,
+        }
+        found = []
+        for page in self._pages(request):
+            for item in page:
+                plain = _plain(item)
+                found.append(
+                    Version(
+                        number=int(plain["sk"].removeprefix("v#")),
+                        effective_at=plain["effective_at"],
+                        published_at=plain["published_at"],
+                        published_by=plain["published_by"],
+                        digest=plain["digest"],
+                        parts=plain["parts"],
+                    )
+                )
+        return tuple(found)
+
+    def publish(
+        self, program_id: str, document: Any, *, number: int, now: int, delay: timedelta, by: str
+    ) -> Version | None:
+        """Store version `number`; None if another one took that number.
+
+        The first version of a program has always been in force, later ones are after `delay`, so
+        that every function knows of them before they count.
+        """
+        text = json.dumps(document, ensure_ascii=False, separators=(",", ":"))
+        # A fixed time in the header of the archive: equal documents have equal parts.
+        body = gzip.compress(text.encode(), mtime=0)
+        digest = sha256(body).hexdigest()[:32]
+        parts = [body[at : at + PART_BYTES] for at in range(0, len(body), PART_BYTES)]
+        for i, part in enumerate(parts):
+            item = _record_item(Record(_program_key(program_id), f"p#{digest}#{i}", {"body": part}))
+            self._read(lambda item=item: self.client.put_item(TableName=self._records, Item=item))  # type: ignore[misc]  # mypy cannot infer a lambda with a default
+        version = Version(
+            number=number,
+            effective_at=0 if number == 1 else now + delay // timedelta(milliseconds=1),
+            published_at=now,
+            published_by=by,
+            digest=digest,
+            parts=len(parts),
+        )
+        header = Record(
+            _program_key(program_id),
+            _version_sort(number),
+            {
+                "effective_at": version.effective_at,
+                "published_at": now,
+                "published_by": by,
+                "digest": digest,
+                "parts": len(parts),
+            },
+        )
+        try:
+            self.client.put_item(
+                TableName=self._records,
+                Item=_record_item(header),
+                ConditionExpression="attribute_not_exists(pk)",
+            )
+        except ClientError as error:
+            if error.response["Error"]["Code"] == "ConditionalCheckFailedException":
+                return None
+            raise
+        finally:
+            self._versions.pop(program_id, None)
+        return version
+
+    def _known_versions(self, program_id: str) -> tuple[Version, ...]:
+        known = self._versions.get(program_id)
+        if known is None or self._monotonic() - known[0] > PROGRAM_REFRESH_SECONDS:
+            # The age counts from before the read: what it may have missed came after.
+            asked = self._monotonic()
+            versions = self.versions(program_id)
+            if versions:  # a program that is about to be published must not be missed for long
+                self._versions[program_id] = (asked, versions)
+            return versions
+        return known[1]
+
+    # The commit
+
+    def commit(
+        self, program_id: str, members: Sequence[str], guard: Guard, decide: Decide
+    ) -> Committed:
+        """Carry out a command once: decide on the accounts of `members`, write, answer.
+
+        Raises what `decide` refuses (after a strongly consistent look at everything it judged),
+        KeyReused, or Unavailable where the tables do not answer or the member is too busy.
+        """
+        accounts = {m: self.account(program_id, m) for m in members}
+        history: History | None = None
+        certain = False
+        sent = 0
+        begun = self._monotonic()
+        for attempt in range(ATTEMPTS):
+            try:
+                decision = decide(accounts, history)
+            except NeedsHistory as need:
+                accounts, history = self._with_history(program_id, members, need.since)
+                certain = False
+                continue
+            except Refusal:
+                if certain:
+                    raise
+                # No refusal on an eventual read: look again, at the key first.
+                if (before := self.entry(program_id, guard.partition, guard.sort)) is not None:
+                    return _replay(before, guard, sent)
+                fresh = {m: self.account(program_id, m, consistent=True) for m in members}
+                if fresh == accounts:
+                    raise
+                accounts, history = fresh, None
+                continue
+            sealed = [_sealed(entry, accounts[entry.member_id]) for entry in decision.entries]
+            sent += 1
+            outcome = self._transact(accounts, sealed, decision.records)
+            if outcome is None:
+                return Committed(sealed[0], False, sent)
+            if isinstance(outcome, Entry):
+                return _replay(outcome, guard, sent)
+            if outcome:
+                accounts, history = {**accounts, **outcome}, None
+                # The failed transaction saw the key free and these accounts at one moment.
+                certain = len(outcome) == len(members)
+            if self._monotonic() - begun > PATIENCE_SECONDS:
+                break
+            self._sleep(self._jitter() * BACKOFF_SECONDS * 2**attempt)
+        raise Unavailable(f"gave up after {sent} transactions")
+
+    def _transact(
+        self,
+        accounts: Mapping[str, Account | None],
+        entries: Sequence[Entry],
+        records: Sequence[Record],
+    ) -> Entry | dict[str, Account | None] | None:
+        """Send the transaction. None: committed. An entry: the key was taken, by that one.
+        Accounts: those that had moved (none: worth trying again as it is)."""
+        requests: list[Any] = []
+        owners: list[str | None] = []
+        for entry in entries:
+            seen = accounts[entry.member_id]
+            after = _before(entry, seen).after(entry)
+            if after.balance != entry.balance:
+                raise Broken("the entry's balance is not the account's")
+            item = account_item(after)
+            if sum(len(v) for value in item.values() for v in value.values()) > ACCOUNT_BYTES:
+                raise Refusal("account_too_large", "The member holds too many different lots.")
+            condition = _FREE
+            if seen is not None:
+                condition = {
+                    "ConditionExpression": "n = :n",
+                    "ExpressionAttributeValues": {":n": {"N": str(seen.seq)}},
+                }
+            requests.append(_put(self._accounts, item, condition))
+            requests.append(_put(self._ledger, entry_item(entry), _FREE))
+            owners += [entry.member_id, None]
+        for record in records:
+            requests.append(_put(self._records, _record_item(record), _FREE))
+            owners.append(None)
+        try:
+            self.client.transact_write_items(TransactItems=requests, ReturnConsumedCapacity="TOTAL")
+        except ClientError as error:
+            return self._cancelled(error, owners)
+        except (HTTPClientError, BotoConnectionError):
+            return {}  # the answer is lost: if it was committed, its key will say so
+        return None
+
+    def _cancelled(
+        self, error: ClientError, owners: Sequence[str | None]
+    ) -> Entry | dict[str, Account | None]:
+        response: Any = error.response
+        code = response["Error"]["Code"]
+        if code != "TransactionCanceledException":
+            if code in _RETRIED or response["ResponseMetadata"]["HTTPStatusCode"] >= 500:
+                return {}
+            raise error
+        reasons = response["CancellationReasons"]
+        # The command's own entry stands second, behind its account.
+        if reasons[1]["Code"] == "ConditionalCheckFailed":
+            return entry_of(reasons[1]["Item"])
+        moved: dict[str, Account | None] = {}
+        for member_id, reason in zip(owners, reasons, strict=True):
+            if reason["Code"] == "ConditionalCheckFailed" and member_id:
+                item = reason.get("Item")
+                moved[member_id] = account_of(item) if item else None
+            elif reason["Code"] not in ("None", "ConditionalCheckFailed", *_RETRIED_REASONS):
+                raise error
+        return moved
+
+    def _with_history(
+        self, program_id: str, members: Sequence[str], since: int
+    ) -> tuple[dict[str, Account | None], History]:
+        """Accounts, and the history since an instant that belongs to them.
+
+        The index may lag: it is believed only if it goes back from the account's own number
+        without a gap.
+        """
+        for attempt in range(ATTEMPTS):
+            accounts = {m: self.account(program_id, m, consistent=True) for m in members}
+            entries: list[Entry] = []
+            complete = True
+            for account in accounts.values():
+                if account is not None:
+                    found, whole = self.history(program_id, account, since=since)
+                    complete &= whole
+                    entries += found
+            if complete:
+                return accounts, History(since, tuple(entries))
+            self._sleep(self._jitter() * BACKOFF_SECONDS * 2 ** (attempt + 1))
+        raise Unavailable("the index of the history lags behind")
+
+    # Calls
+
+    def _get(self, table: str, key: Item, consistent: bool) -> Item | None:
+        answer = self._read(
+            lambda: self.client.get_item(
+                TableName=table,
+                Key=key,
+                ConsistentRead=consistent,
+                ReturnConsumedCapacity="TOTAL",
+            )
+        )
+        item: Item | None = answer.get("Item")
+        return item
+
+    def _pages(self, request: dict[str, Any]) -> Iterator[list[Item]]:
+        request = {**request, "ReturnConsumedCapacity": "TOTAL"}
+        while True:
+            answer = self._read(lambda: self.client.query(**request))
+            yield answer["Items"]
+            if "LastEvaluatedKey" not in answer:
+                return
+            request["ExclusiveStartKey"] = answer["LastEvaluatedKey"]
+
+    def _history_request(self, program_id: str, member_id: str) -> dict[str, Any]:
+        return {
+            "TableName": self._ledger,
+            "IndexName": "history",
+            "KeyConditionExpression": "m = :m",
+            "ExpressionAttributeValues": {":m": {"S": member_key(program_id, member_id)}},
+            "ScanIndexForward": False,
+            "ReturnConsumedCapacity": "TOTAL",
+        }
+
+    def _read(self, call: Callable[[], Any]) -> Any:
+        """An idempotent call, tried again a few times when the table does not answer."""
+        for attempt in range(4):
+            try:
+                return call()
+            except ClientError as error:
+                response: Any = error.response
+                status = response["ResponseMetadata"]["HTTPStatusCode"]
+                if response["Error"]["Code"] not in _RETRIED and status < 500:
+                    raise
+            except (HTTPClientError, BotoConnectionError):
+                pass
+            self._sleep(self._jitter() * BACKOFF_SECONDS * 2 ** (attempt + 1))
+        raise Unavailable("the tables do not answer")
+
+
+_FREE: Final[dict[str, Any]] = {"ConditionExpression": "attribute_not_exists(pk)"}
+
+
+def in_force(versions: Sequence[Version], now: int) -> Version:
+    """The newest version that counts at `now`; the first has always counted."""
+    return next((v for v in versions if v.effective_at <= now), versions[-1])
+
+
+def _replay(entry: Entry, guard: Guard, attempts: int) -> Committed:
+    if entry.fingerprint != guard.fingerprint:
+        raise KeyReused
+    return Committed(entry, True, attempts)
+
+
+def _before(entry: Entry, seen: Account | None) -> Account:
+    return seen or Account(program_id=entry.program_id, member_id=entry.member_id)
+
+
+def _sealed(entry: Entry, seen: Account | None) -> Entry:
+    return replace(entry, hash=sealed_hash(entry, _before(entry, seen).hash))
+
+
+def _put(table: str, item: Item, condition: Mapping[str, Any]) -> dict[str, Any]:
+    return {
+        "Put": {
+            "TableName": table,
+            "Item": item,
+            "ReturnValuesOnConditionCheckFailure": "ALL_OLD",
+            **condition,
+        }
+    }
+
+
+def _program_key(program_id: str) -> str:
+    return f"{program_id}#program"
+
+
+def _version_sort(number: int) -> str:
+    return f"v#{number:06}"
+
+
+def _record_item(record: Record) -> Item:
+    item: Item = {"pk": {"S": record.partition}, "sk": {"S": record.sort}}
+    for name, value in record.fields.items():
+        match value:
+            case None:
+                continue
+            case bytes():
+                item[name] = {"B": value}
+            case int():
+                item[name] = {"N": str(value)}
+            case _:
+                item[name] = {"S": str(value)}
+    return item
+
+
+def _plain(item: Item) -> dict[str, Any]:
+    plain: dict[str, Any] = {}
+    for name, value in item.items():
+        [(kind, content)] = value.items()
+        plain[name] = int(content) if kind == "N" else bytes(content) if kind == "B" else content
+    return plain

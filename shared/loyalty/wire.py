@@ -1,0 +1,325 @@
+"""How accounts and entries stand in DynamoDB: the one place that knows the short names.
+
+The price of a write is its size, so names are short, numbers of lots and counters are base 36 and
+dates are differences. docs/tables.md shows an item of each kind, taken apart. Everything here is
+pure and exact: what is read is what was written, and an entry's hash covers the stored bytes.
+
+Account: pk, n seq, l lots, q pending, d debt, t lifetime, c counters, k cooldowns, g groups,
+a active_on, u due_on, r recorded_at, h hash of the last entry.
+
+Entry: pk, sk, m member, n seq, k kind, p points, b balance, o occurred_at (absent: recorded_at),
+r recorded_at, v version, w reason, c changes, x explanation, e event, a answer, f fingerprint,
+s schema, h hash. Changes: p postings as [kind, on, lots, pending, debt], n counts, k cooldowns,
+l lifetime, a active_on, u due_on, g groups.
+"""
+
+import json
+from base64 import b64encode
+from collections.abc import Iterable, Mapping
+from hashlib import sha256
+from typing import Any, Final
+
+from loyalty.dates import Per
+from loyalty.model import NEVER, Account, Count, Counts, Entry, Kind, Posting
+
+type Item = dict[str, dict[str, Any]]
+"""An item as DynamoDB's API has it: {"n": {"N": "7"}}."""
+
+SCHEMA: Final = 1
+"""Of entries. Every schema ever written stays readable."""
+
+_KINDS: Final[dict[Kind, str]] = {
+    "enrol": "n", "award": "a", "check_in": "c", "redeem": "r", "reverse": "v", "expire": "x",
+    "activate": "y", "update": "u",
+}  # fmt: skip
+_KIND_OF: Final = {code: kind for kind, code in _KINDS.items()}
+_PERS: Final[dict[Per, str]] = {"day": "d", "week": "w", "month": "m", "year": "y", "ever": "e"}
+_PER_OF: Final = {code: per for per, code in _PERS.items()}
+_DIGITS: Final = "0123456789abcdefghijklmnopqrstuvwxyz"
+_TOKEN: Final = 6
+"""Characters of a counter's token."""
+
+
+def member_key(program_id: str, member_id: str) -> str:
+    """The partition of a member: its account, and its entries in the index."""
+    return f"{program_id}#{member_id}"
+
+
+def entry_key(program_id: str, partition: str, sort: str) -> Item:
+    return {"pk": {"S": f"{program_id}#{partition}"}, "sk": {"S": sort}}
+
+
+# Accounts
+
+
+def account_item(account: Account) -> Item:
+    """The whole account as an item; under 1 KB with 60 lots and 24 counters."""
+    item: Item = {
+        "pk": {"S": member_key(account.program_id, account.member_id)},
+        "n": {"N": str(account.seq)},
+        "r": {"N": str(account.recorded_at)},
+        "h": {"B": account.hash},
+    }
+    for name, number in (("d", account.debt), ("t", account.lifetime)):
+        if number:
+            item[name] = {"N": str(number)}
+    for name, day in (("a", account.active_on), ("u", account.due_on)):
+        if day is not None:
+            item[name] = {"N": str(day)}
+    for name, text in (
+        ("l", _lots_text(account.lots)),
+        ("q", _pending_text(account.pending)),
+        ("c", _counters_text(account.counters)),
+        ("k", ",".join(f"{name}{_base36(at)}" for name, at in sorted(account.cooldowns.items()))),
+    ):
+        if text:
+            item[name] = {"S": text}
+    if account.groups:
+        item["g"] = {"S": json.dumps(account.groups, ensure_ascii=False, separators=(",", ":"))}
+    return item
+
+
+def account_of(item: Item) -> Account:
+    """The account that an item holds."""
+    program_id, _, member_id = item["pk"]["S"].partition("#")
+    return Account(
+        program_id=program_id,
+        member_id=member_id,
+        seq=int(item["n"]["N"]),
+        lots=tuple(_lots(_text(item, "l"))),
+        pending=tuple(_pending(_text(item, "q"))),
+        debt=_number(item, "d") or 0,
+        lifetime=_number(item, "t") or 0,
+        counters=_counters(_text(item, "c")),
+        cooldowns={
+            part[:_TOKEN]: int(part[_TOKEN:], 36) for part in _text(item, "k").split(",") if part
+        },
+        groups=tuple(json.loads(item["g"]["S"])) if "g" in item else (),
+        active_on=_number(item, "a"),
+        due_on=_number(item, "u"),
+        recorded_at=int(item["r"]["N"]),
+        hash=bytes(item["h"]["B"]),
+    )
+
+
+def _lots_text(lots: Iterable[tuple[int, int]]) -> str:
+    """`g8k:3c,v:1e,-:5`: the first day, then differences; `-` never expires."""
+    parts, before = [], 0
+    for day, points in lots:
+        parts.append(f"{'-' if day == NEVER else _base36(day - before)}:{_base36(points)}")
+        before = day
+    return ",".join(parts)
+
+
+def _lots(text: str) -> Iterable[tuple[int, int]]:
+    before = 0
+    for part in text.split(",") if text else ():
+        day, _, points = part.partition(":")
+        before = NEVER if day == "-" else before + int(day, 36)
+        yield before, int(points, 36)
+
+
+def _pending_text(pending: Iterable[tuple[int, int, int]]) -> str:
+    """`g8k:9h:3c`: available_on, how many days later it expires, points."""
+    return ",".join(
+        f"{_base36(start)}:{'-' if end == NEVER else _base36(end - start)}:{_base36(points)}"
+        for start, end, points in pending
+    )
+
+
+def _pending(text: str) -> Iterable[tuple[int, int, int]]:
+    for part in text.split(",") if text else ():
+        start, days, points = part.split(":")
+        begins = int(start, 36)
+        ends = NEVER if days == "-" else begins + int(days, 36)
+        yield begins, ends, int(points, 36)
+
+
+def _counters_text(counters: Mapping[Per, Counts]) -> str:
+    """`dfsa:Ab3_x15,Qq09Zz2;w…`: kind and window, then token and value."""
+    return ";".join(
+        f"{_PERS[per]}{_base36(counts.window)}:"
+        + ",".join(f"{name}{_base36(value)}" for name, value in sorted(counts.values.items()))
+        for per, counts in sorted(counters.items())
+    )
+
+
+def _counters(text: str) -> dict[Per, Counts]:
+    counters: dict[Per, Counts] = {}
+    for part in text.split(";") if text else ():
+        window, _, values = part.partition(":")
+        counters[_PER_OF[window[0]]] = Counts(
+            int(window[1:], 36),
+            {value[:_TOKEN]: int(value[_TOKEN:], 36) for value in values.split(",")},
+        )
+    return counters
+
+
+# Entries
+
+
+def entry_item(entry: Entry) -> Item:
+    """The entry as an item, its hash included."""
+    item = _entry_body(entry)
+    item["h"] = {"B": entry.hash}
+    return item
+
+
+def sealed_hash(entry: Entry, previous: bytes) -> bytes:
+    """The hash that chains the entry to the one before: SHA-256 over that one's hash and the
+    bytes to be stored, as canonical JSON of the item without its own hash."""
+    return _hash(_entry_body(entry), previous)
+
+
+def item_hash(item: Item, previous: bytes) -> bytes:
+    """The hash that a stored item must have after `previous`."""
+    return _hash({name: value for name, value in item.items() if name != "h"}, previous)
+
+
+def _hash(body: Item, previous: bytes) -> bytes:
+    text = json.dumps(
+        body,
+        sort_keys=True,
+        separators=(",", ":"),
+        ensure_ascii=False,
+        default=lambda raw: b64encode(bytes(raw)).decode(),
+    )
+    return sha256(previous + text.encode()).digest()
+
+
+def _entry_body(entry: Entry) -> Item:
+    item: Item = {
+        **entry_key(entry.program_id, entry.partition, entry.sort),
+        "m": {"S": member_key(entry.program_id, entry.member_id)},
+        "n": {"N": str(entry.seq)},
+        "k": {"S": _KINDS[entry.kind]},
+        "p": {"N": str(entry.points)},
+        "b": {"N": str(entry.balance)},
+        "r": {"N": str(entry.recorded_at)},
+        "v": {"N": str(entry.version)},
+        "s": {"N": str(SCHEMA)},
+        "f": {"B": entry.fingerprint},
+    }
+    if entry.occurred_at != entry.recorded_at:
+        item["o"] = {"N": str(entry.occurred_at)}
+    if entry.reason:
+        item["w"] = {"S": entry.reason}
+    for name, value in (
+        ("c", _changes(entry)),
+        ("x", entry.explanation),
+        ("e", entry.event),
+        ("a", entry.answer),
+    ):
+        if value:
+            item[name] = {"S": json.dumps(value, ensure_ascii=False, separators=(",", ":"))}
+    return item
+
+
+def entry_of(item: Item) -> Entry:
+    """The entry that an item holds; from the index, without event, answer, fingerprint, hash."""
+    program_id, _, member_id = item["m"]["S"].partition("#")
+    changes = _json(item, "c") or {}
+    recorded_at = int(item["r"]["N"])
+    return Entry(
+        program_id=program_id,
+        member_id=member_id,
+        seq=int(item["n"]["N"]),
+        partition=item["pk"]["S"][len(program_id) + 1 :],
+        sort=item["sk"]["S"],
+        kind=_KIND_OF[item["k"]["S"]],
+        version=int(item["v"]["N"]),
+        recorded_at=recorded_at,
+        occurred_at=int(item["o"]["N"]) if "o" in item else recorded_at,
+        postings=tuple(_posting(row) for row in changes.get("p", ())),
+        balance=int(item["b"]["N"]),
+        lifetime=changes.get("l", 0),
+        counts=tuple(
+            Count(_PER_OF[per], window, name, by) for per, window, name, by in changes.get("n", ())
+        ),
+        cooldowns=changes.get("k", {}),
+        active_on=changes.get("a"),
+        due_on=changes.get("u"),
+        groups=tuple(changes["g"]) if "g" in changes else None,
+        reason=_text(item, "w"),
+        event=_json(item, "e"),
+        explanation=_json(item, "x"),
+        answer=_json(item, "a"),
+        fingerprint=bytes(item["f"]["B"]) if "f" in item else b"",
+        hash=bytes(item["h"]["B"]) if "h" in item else b"",
+    )
+
+
+def _changes(entry: Entry) -> dict[str, Any]:
+    changes: dict[str, Any] = {}
+    if entry.postings:
+        changes["p"] = [_posting_row(posting) for posting in entry.postings]
+    if entry.counts:
+        changes["n"] = [[_PERS[c.per], c.window, c.name, c.by] for c in entry.counts]
+    if entry.cooldowns:
+        changes["k"] = dict(entry.cooldowns)
+    if entry.lifetime:
+        changes["l"] = entry.lifetime
+    if entry.active_on is not None:
+        changes["a"] = entry.active_on
+    if entry.due_on is not None:
+        changes["u"] = entry.due_on
+    if entry.groups is not None:
+        changes["g"] = entry.groups
+    return changes
+
+
+def _posting_row(posting: Posting) -> list[Any]:
+    row: list[Any] = [
+        _KINDS[posting.kind],
+        posting.on,
+        [[_dash(day), change] for day, change in posting.lots],
+        [[start, _dash(end), change] for start, end, change in posting.pending],
+        posting.debt,
+    ]
+    while not row[-1]:
+        row.pop()
+    return row
+
+
+def _posting(row: list[Any]) -> Posting:
+    kind, on, lots, pending, debt = row + [[], [], 0][len(row) - 2 :]
+    return Posting(
+        _KIND_OF[kind],
+        on,
+        lots=tuple((_day(day), change) for day, change in lots),
+        pending=tuple((start, _day(end), change) for start, end, change in pending),
+        debt=debt,
+    )
+
+
+def _dash(day: int) -> int | str:
+    return "-" if day == NEVER else day
+
+
+def _day(stored: int | str) -> int:
+    return NEVER if stored == "-" else int(stored)
+
+
+# Small readers
+
+
+def _text(item: Item, name: str) -> str:
+    return str(item[name]["S"]) if name in item else ""
+
+
+def _number(item: Item, name: str) -> int | None:
+    return int(item[name]["N"]) if name in item else None
+
+
+def _json(item: Item, name: str) -> Any:
+    return json.loads(item[name]["S"]) if name in item else None
+
+
+def _base36(number: int) -> str:
+    if number < 36:
+        return _DIGITS[number]
+    text = ""
+    while number:
+        number, digit = divmod(number, 36)
+        text = _DIGITS[digit] + text
+    return text

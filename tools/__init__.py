@@ -1,0 +1,1 @@
+"""Tools for developers: the local service, its engine, drift checks. Never deployed."""
