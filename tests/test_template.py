@@ -1,0 +1,673 @@
+"""What the template promises: least privilege, an append-only ledger, doors, alarms, backups."""
+
+from __future__ import annotations
+
+import importlib
+import json
+import re
+import subprocess
+import tomllib
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from loyalty import edge
+from tools.template import ROOT, Template
+
+BASE = "/v1/programs/{program_id}"
+ADMIN = {"loyalty/admin"}
+SHOP = {"loyalty/admin", "loyalty/staff", "loyalty/merchant"}
+ANYONE = SHOP | {"loyalty/member"}
+
+# function module → route → scopes of which one is enough; None: open to everyone.
+ROUTES: dict[str, dict[str, set[str] | None]] = {
+    "award": {
+        f"POST {BASE}/awards": SHOP,
+        f"POST {BASE}/reversals": SHOP,
+    },
+    "redeem": {f"POST {BASE}/redemptions": ANYONE},
+    "check_in": {f"POST {BASE}/check-ins": ANYONE},
+    "pages": {
+        "GET /c/{code}": None,
+        f"GET {BASE}/locations/{{location_id}}/code": SHOP,
+        f"GET {BASE}/locations/{{location_id}}/poster.svg": SHOP,
+        f"GET {BASE}/locations/{{location_id}}/poster.png": SHOP,
+    },
+    "balance": {
+        f"GET {BASE}/members/{{member_id}}/balance": ANYONE,
+        f"GET {BASE}/members/{{member_id}}/entries": ANYONE,
+    },
+    "members": {
+        f"POST {BASE}/members": SHOP,
+        f"GET {BASE}/members/{{member_id}}": ANYONE,
+        f"PATCH {BASE}/members/{{member_id}}": ANYONE,
+    },
+    "admin": {
+        f"PUT {BASE}/program": ADMIN,
+        f"GET {BASE}/program": ANYONE,
+        f"GET {BASE}/program/versions": ANYONE,
+        "GET /health": None,
+        "GET /openapi.json": None,
+        "GET /program.schema.json": None,
+    },
+}
+WITHOUT_ROUTES = {"expire", "stream", "pre_token"}
+
+READ_ACCOUNTS = {"GetItem AccountsTable"}
+READ_LEDGER = {
+    f"{action} LedgerTable{of}" for action in ("GetItem", "Query") for of in ("", "/index/history")
+}
+READ_RECORDS = {"GetItem RecordsTable", "Query RecordsTable"}
+READ = READ_ACCOUNTS | READ_LEDGER | READ_RECORDS
+COMMIT = {"PutItem AccountsTable in a transaction", "PutItem LedgerTable in a transaction"}
+# function module → everything that it may do with the tables.
+ACCESS: dict[str, set[str]] = {
+    "award": READ | COMMIT,
+    "redeem": READ | COMMIT | {"PutItem RecordsTable in a transaction"},
+    "check_in": READ | COMMIT,
+    "pages": READ_RECORDS,
+    "balance": READ,
+    "members": READ | COMMIT | {"PutItem RecordsTable"},
+    "admin": READ_RECORDS | {"PutItem RecordsTable"},
+    "expire": READ | COMMIT | {"Scan AccountsTable"},
+    "stream": {
+        f"{action} LedgerTable.StreamArn"
+        for action in ("DescribeStream", "GetRecords", "GetShardIterator")
+    },
+    "pre_token": set(),
+}
+READS_SECRET = {"redeem", "check_in", "pages", "members"}
+
+MODULES = sorted(ACCESS)
+TABLES = ["AccountsTable", "LedgerTable", "RecordsTable"]
+
+
+# ── Reading the template ──
+
+
+def resources(template: Template, kind: str) -> dict[str, dict[str, Any]]:
+    return {
+        logical_id: resource.get("Properties", {})
+        for logical_id, resource in template.document["Resources"].items()
+        if resource["Type"] == kind
+    }
+
+
+def resource(template: Template, logical_id: str) -> dict[str, Any]:
+    properties: dict[str, Any] = template.document["Resources"][logical_id]["Properties"]
+    return properties
+
+
+def logical_id_of(template: Template, module: str) -> str:
+    [logical_id] = [
+        each.logical_id for each in template.functions.values() if each.module == module
+    ]
+    return logical_id
+
+
+def function(template: Template, module: str) -> dict[str, Any]:
+    return resource(template, logical_id_of(template, module))
+
+
+def listed(value: Any) -> list[Any]:
+    return value if isinstance(value, list) else [value]
+
+
+def statements(template: Template, module: str) -> list[dict[str, Any]]:
+    """The statements of a function's role that stand in the template."""
+    return [
+        statement
+        for policy in function(template, module).get("Policies", [])
+        for statement in policy["Statement"]
+    ]
+
+
+def target(arn: dict[str, str]) -> str:
+    """A resource of a statement, as in ACCESS."""
+    [(how, value)] = arn.items()
+    if how == "Fn::Sub":
+        value = value.replace("${", "").replace("}", "")
+    return value.replace(".Arn", "")
+
+
+def table_access(template: Template, module: str) -> set[str]:
+    """As in ACCESS."""
+    access = set()
+    for statement in statements(template, module):
+        condition = statement.get("Condition")
+        if condition is not None:
+            in_transaction = {"dynamodb:EnclosingOperation": "TransactWriteItems"}
+            assert condition == {"StringEquals": in_transaction}
+        for action in listed(statement["Action"]):
+            service, _, name = action.partition(":")
+            if service == "dynamodb":
+                access |= {
+                    f"{name} {target(arn)}{' in a transaction' if condition else ''}"
+                    for arn in listed(statement["Resource"])
+                }
+    return access
+
+
+def environment(template: Template, module: str) -> dict[str, Any]:
+    common = template.document["Globals"]["Function"]["Environment"]["Variables"]
+    return {**common, **function(template, module).get("Environment", {}).get("Variables", {})}
+
+
+# ── Tables ──
+
+
+@pytest.mark.parametrize("table", TABLES)
+def test_a_table_is_on_demand_backed_up_encrypted_and_hard_to_lose(
+    template: Template, table: str
+) -> None:
+    whole = template.document["Resources"][table]
+    properties = whole["Properties"]
+    assert properties["BillingMode"] == "PAY_PER_REQUEST"
+    assert properties["PointInTimeRecoverySpecification"] == {"PointInTimeRecoveryEnabled": True}
+    assert properties["SSESpecification"]["SSEEnabled"] is True
+    assert properties["DeletionProtectionEnabled"] is True
+    assert whole["DeletionPolicy"] == whole["UpdateReplacePolicy"] == "Retain"
+
+
+def test_there_are_three_tables_with_names_from_the_stack(template: Template) -> None:
+    tables = resources(template, "AWS::DynamoDB::Table")
+    assert sorted(tables) == TABLES
+    assert not any("TableName" in properties for properties in tables.values())
+
+
+def test_the_ledger_has_its_history_and_its_stream(template: Template) -> None:
+    ledger = resource(template, "LedgerTable")
+    [index] = ledger["GlobalSecondaryIndexes"]
+    assert index["IndexName"] == "history"
+    assert [key["AttributeName"] for key in index["KeySchema"]] == ["m", "n"]
+    assert index["Projection"]["NonKeyAttributes"] == list("kpborvwcx")
+    assert ledger["StreamSpecification"] == {"StreamViewType": "NEW_AND_OLD_IMAGES"}
+
+
+def test_time_deletes_nothing_from_accounts_and_ledger(template: Template) -> None:
+    assert "TimeToLiveSpecification" not in resource(template, "AccountsTable")
+    assert "TimeToLiveSpecification" not in resource(template, "LedgerTable")
+
+
+def test_the_ledger_itself_refuses_changes_by_whomever(template: Template) -> None:
+    [statement] = resource(template, "LedgerTable")["ResourcePolicy"]["PolicyDocument"]["Statement"]
+    assert (statement["Effect"], statement["Principal"]) == ("Deny", "*")
+    assert "Condition" not in statement
+    assert {action.removeprefix("dynamodb:") for action in statement["Action"]} == {
+        "UpdateItem",
+        "DeleteItem",
+        "BatchWriteItem",
+        "PartiQLUpdate",
+        "PartiQLDelete",
+    }
+
+
+def test_the_secret_outlives_the_stack_and_is_drawn_as_version_1(template: Template) -> None:
+    whole = template.document["Resources"]["CodeSecret"]
+    assert whole["DeletionPolicy"] == whole["UpdateReplacePolicy"] == "Retain"
+    drawn = whole["Properties"]["GenerateSecretString"]
+    assert (drawn["SecretStringTemplate"], drawn["GenerateStringKey"]) == ("{}", "1")
+    assert drawn["PasswordLength"] >= 32
+
+
+# ── Functions and what they may do ──
+
+
+def test_the_functions_are_those_of_the_contract(template: Template) -> None:
+    assert sorted(each.module for each in template.functions.values()) == MODULES
+    assert set(MODULES) == set(ROUTES) | WITHOUT_ROUTES
+    assert {each.attribute for each in template.functions.values()} == {"handler"}
+
+
+def test_all_functions_run_python_on_arm_with_tracing_and_json_logs(template: Template) -> None:
+    common = template.document["Globals"]["Function"]
+    assert (common["Runtime"], common["Architectures"]) == ("python3.13", ["arm64"])
+    assert (common["CodeUri"], common["Tracing"]) == ("functions", "Active")
+    assert common["LoggingConfig"]["LogFormat"] == "JSON"
+    layer = resource(template, "LoyaltyLayer")
+    assert layer["ContentUri"] == "shared"
+    assert layer["CompatibleArchitectures"] == ["arm64"]
+    for properties in resources(template, "AWS::Serverless::Function").values():
+        assert not {"Runtime", "Architectures", "CodeUri", "Tracing"} & properties.keys()
+
+
+@pytest.mark.parametrize("module", MODULES)
+def test_each_function_has_its_own_log_group_that_forgets(template: Template, module: str) -> None:
+    group = resource(template, function(template, module)["LoggingConfig"]["LogGroup"]["Ref"])
+    assert group["RetentionInDays"] == {"Ref": "LogRetentionDays"}
+    assert group["LogGroupName"] == {"Fn::Sub": f"/aws/lambda/${{AWS::StackName}}/{module}"}
+
+
+@pytest.mark.parametrize("module", MODULES)
+def test_each_function_has_a_role_of_its_own_written_by_hand(
+    template: Template, module: str
+) -> None:
+    properties = function(template, module)
+    # Without "Role", SAM makes one for each function.
+    assert "Role" not in properties
+    for policy in properties.get("Policies", []):
+        # Neither a managed policy nor one of SAM's policy templates.
+        assert policy.keys() == {"Version", "Statement"}
+
+
+@pytest.mark.parametrize("module", MODULES)
+def test_no_function_has_a_wildcard(template: Template, module: str) -> None:
+    for statement in statements(template, module):
+        assert statement["Effect"] == "Allow"
+        assert "*" not in json.dumps(statement["Action"])
+        assert all(isinstance(arn, dict) for arn in listed(statement["Resource"]))
+        assert "*" not in json.dumps(statement["Resource"])
+
+
+@pytest.mark.parametrize("module", MODULES)
+def test_each_function_may_do_to_the_tables_what_it_needs_and_no_more(
+    template: Template, module: str
+) -> None:
+    assert table_access(template, module) == ACCESS[module]
+
+
+def test_nobody_updates_deletes_or_scans_the_ledger_or_puts_outside_of_a_transaction(
+    template: Template,
+) -> None:
+    everything = set().union(*(table_access(template, module) for module in MODULES))
+    ledger = {access for access in everything if "LedgerTable" in access}
+    assert {access.split()[0] for access in ledger} == {
+        "GetItem",
+        "Query",
+        "PutItem",
+        "DescribeStream",
+        "GetRecords",
+        "GetShardIterator",
+    }
+    assert "PutItem LedgerTable" not in ledger
+    assert "PutItem AccountsTable" not in everything
+    assert not {access for access in everything if re.match("Update|Delete|Batch|PartiQL", access)}
+
+
+def test_only_the_sweep_scans_and_only_accounts(template: Template) -> None:
+    scans = {
+        (module, access)
+        for module in MODULES
+        for access in table_access(template, module)
+        if access.startswith("Scan")
+    }
+    assert scans == {("expire", "Scan AccountsTable")}
+
+
+@pytest.mark.parametrize("module", MODULES)
+def test_the_secret_is_read_where_codes_are_made_or_checked(
+    template: Template, module: str
+) -> None:
+    reads = any(
+        statement["Action"] == "secretsmanager:GetSecretValue"
+        and statement["Resource"] == {"Ref": "CodeSecret"}
+        for statement in statements(template, module)
+    )
+    assert reads == ("SECRETS_ARN" in environment(template, module)) == (module in READS_SECRET)
+
+
+def test_the_functions_get_the_variables_that_the_edge_insists_on(template: Template) -> None:
+    source = Path(edge.__file__).read_text("utf-8")
+    needed = set(re.findall(r'environ\["([A-Z_]+)"\]', source))
+    given = set().union(*(environment(template, module) for module in MODULES))
+    # Locally the secrets themselves are in the environment, in the cloud only where they are.
+    assert needed - {"LOYALTY_SECRETS"} <= given
+    assert "LOYALTY_SECRETS" not in given
+
+
+# ── Doors ──
+
+
+@pytest.mark.parametrize("module", sorted(ROUTES))
+def test_a_function_has_the_routes_and_scopes_of_the_contract(
+    template: Template, module: str
+) -> None:
+    found = {
+        route.key: None if route.scopes is None else set(route.scopes)
+        for route in template.routes
+        if route.function.module == module
+    }
+    assert found == ROUTES[module]
+
+
+@pytest.mark.parametrize("module", sorted(ROUTES))
+def test_a_handler_serves_what_the_template_routes_to_it_under_the_same_scopes(
+    module: str,
+) -> None:
+    app = importlib.import_module(module).handler
+    assert isinstance(app, edge.App)
+    served = {
+        key: {f"loyalty/{role}" for role in route.roles} or None
+        for key, route in app.routes.items()
+    }
+    assert served == ROUTES[module]
+
+
+def test_a_route_needs_a_token_unless_it_says_otherwise(template: Template) -> None:
+    auth = resource(template, "Api")["Auth"]
+    assert auth["DefaultAuthorizer"] == "Token"
+    assert auth["Authorizers"].keys() == {"Token"}
+
+
+def test_only_four_routes_are_public_and_all_of_them_only_read(template: Template) -> None:
+    assert {route.key for route in template.routes if route.scopes is None} == {
+        "GET /c/{code}",
+        "GET /health",
+        "GET /openapi.json",
+        "GET /program.schema.json",
+    }
+
+
+def test_no_protected_route_has_an_empty_list_of_scopes(template: Template) -> None:
+    # It would let any token of the issuer pass.
+    assert [route.key for route in template.routes if route.scopes == ()] == []
+
+
+def test_routes_name_scopes_that_exist(template: Template) -> None:
+    server = resource(template, "ResourceServer")
+    known = {f"{server['Identifier']}/{scope['ScopeName']}" for scope in server["Scopes"]}
+    assert {scope for route in template.routes for scope in route.scopes or ()} == known
+
+
+def test_nothing_of_the_local_service_is_deployed(template: Template) -> None:
+    assert not [route for route in template.routes if "/dev" in route.path]
+    assert "/dev" not in json.dumps(template.document["Resources"])
+
+
+def test_tokens_of_every_client_are_accepted_and_of_no_other(template: Template) -> None:
+    authorizer = resource(template, "Api")["Auth"]["Authorizers"]["Token"]
+    condition, own, foreign = authorizer["JwtConfiguration"]["audience"]["Fn::If"]
+    assert condition == "HasUserPool"
+    assert {client["Ref"] for client in own} == set(
+        resources(template, "AWS::Cognito::UserPoolClient")
+    )
+    assert foreign == {"Fn::Split": [",", {"Ref": "Audience"}]}
+
+
+def test_the_page_signs_people_in_by_code_without_a_secret(template: Template) -> None:
+    client = resource(template, "PageClient")
+    assert client["GenerateSecret"] is False
+    assert client["AllowedOAuthFlows"] == ["code"]
+    assert set(client["AllowedOAuthScopes"]) == {"openid", "loyalty/member"}
+    assert client["ExplicitAuthFlows"] == ["ALLOW_REFRESH_TOKEN_AUTH"]
+
+
+@pytest.mark.parametrize(
+    ("client", "scope"), [("ShopClient", "loyalty/merchant"), ("OperatorClient", "loyalty/admin")]
+)
+def test_a_machine_has_a_secret_and_one_scope(template: Template, client: str, scope: str) -> None:
+    properties = resource(template, client)
+    assert properties["GenerateSecret"] is True
+    assert properties["AllowedOAuthFlows"] == ["client_credentials"]
+    assert properties["AllowedOAuthScopes"] == [scope]
+
+
+def test_people_cannot_choose_whom_they_are(template: Template) -> None:
+    pool = resource(template, "UserPool")
+    assert pool["AdminCreateUserConfig"] == {"AllowAdminCreateUserOnly": True}
+    writable = resource(template, "PageClient")["WriteAttributes"]
+    assert not [name for name in writable if name.startswith("custom:")]
+
+
+def test_the_pool_asks_our_function_what_a_token_says(template: Template) -> None:
+    pool = resource(template, "UserPool")
+    assert pool["UserPoolTier"] == "ESSENTIALS"
+    assert pool["LambdaConfig"]["PreTokenGenerationConfig"] == {
+        "LambdaArn": {"Fn::GetAtt": "PreTokenFunction.Arn"},
+        "LambdaVersion": "V2_0",
+    }
+    assert {attribute["Name"] for attribute in pool["Schema"]} == {"member_id", "program_ids"}
+    groups = resources(template, "AWS::Cognito::UserPoolGroup").values()
+    assert {group["GroupName"] for group in groups} == {"admin", "staff", "merchant"}
+
+
+def test_with_an_issuer_of_ones_own_nothing_of_cognito_is_made(template: Template) -> None:
+    for logical_id, whole in template.document["Resources"].items():
+        if whole["Type"].startswith("AWS::Cognito::"):
+            assert whole["Condition"] == "HasUserPool", logical_id
+
+
+def test_requests_are_throttled_and_logged_without_what_is_personal(template: Template) -> None:
+    api = resource(template, "Api")
+    assert api["DefaultRouteSettings"].keys() == {"ThrottlingRateLimit", "ThrottlingBurstLimit"}
+    log = json.loads(api["AccessLogSettings"]["Format"])
+    assert {"requestId", "route", "status"} <= log.keys()
+    personal = re.compile(r"identity|path|ip|userAgent|query|claims\.(?!client_id)", re.IGNORECASE)
+    assert not [value for value in log.values() if personal.search(value)]
+    assert resource(template, "AccessLogs")["RetentionInDays"] == {"Ref": "LogRetentionDays"}
+
+
+# ── Work without a caller ──
+
+
+def test_the_sweep_runs_every_hour_and_knows_for_when(template: Template) -> None:
+    [event] = function(template, "expire")["Events"].values()
+    schedule = event["Properties"]
+    assert event["Type"] == "ScheduleV2"
+    assert re.fullmatch(r"cron\([1-9] \* \* \* \? \*\)", schedule["ScheduleExpression"])
+    assert json.loads(schedule["Input"]) == {"scheduled_time": "<aws.scheduler.scheduled-time>"}
+    # Names of schedules are shared by all stacks of an account.
+    assert "${AWS::StackName}" in schedule["Name"]["Fn::Sub"]
+
+
+def test_a_segment_is_not_handed_out_twice_while_it_runs(template: Template) -> None:
+    [mapping] = [source for source in template.sources if source.kind == "queue"]
+    assert mapping.of == "SweepQueue"
+    assert mapping.function.module == "expire"
+    visible_again = resource(template, "SweepQueue")["VisibilityTimeout"]
+    assert visible_again >= 6 * mapping.function.timeout_seconds
+    properties = resource(template, "SweepMapping")
+    assert properties["FunctionResponseTypes"] == ["ReportBatchItemFailures"]
+
+
+def test_the_stream_wakes_its_function_only_for_what_must_not_happen(template: Template) -> None:
+    [mapping] = [source for source in template.sources if source.kind == "stream"]
+    assert (mapping.of, mapping.function.module) == ("LedgerTable", "stream")
+    assert mapping.filters == ({"eventName": ["MODIFY", "REMOVE"]},)
+
+
+def test_work_that_is_given_up_is_kept(template: Template) -> None:
+    sweep = resource(template, "SweepQueue")["RedrivePolicy"]
+    assert sweep["deadLetterTargetArn"] == {"Fn::GetAtt": "SweepDeadLetters.Arn"}
+    expire = function(template, "expire")
+    in_function = expire["EventInvokeConfig"]["DestinationConfig"]["OnFailure"]["Destination"]
+    before_it = expire["Events"]["Sweep"]["Properties"]["DeadLetterConfig"]["Arn"]
+    assert in_function == before_it == {"Fn::GetAtt": "ScheduleDeadLetters.Arn"}
+    stream = resource(template, "StreamMapping")
+    assert stream["DestinationConfig"]["OnFailure"]["Destination"] == {
+        "Fn::GetAtt": "StreamDeadLetters.Arn"
+    }
+    assert stream["BisectBatchOnFunctionError"] is True
+    assert stream["MaximumRetryAttempts"] >= 0
+
+
+def test_queues_are_encrypted_and_dead_letters_wait_two_weeks(template: Template) -> None:
+    for logical_id, queue in resources(template, "AWS::SQS::Queue").items():
+        assert queue["SqsManagedSseEnabled"] is True, logical_id
+        if logical_id.endswith("DeadLetters"):
+            assert queue["MessageRetentionPeriod"] == 14 * 24 * 3600
+
+
+# ── Alarms ──
+
+
+def alarms(template: Template) -> set[tuple[str, str, str]]:
+    """(namespace, metric, what it watches) of every alarm."""
+    return {
+        (alarm["Namespace"], alarm["MetricName"], json.dumps(dimension["Value"]))
+        for alarm in resources(template, "AWS::CloudWatch::Alarm").values()
+        for dimension in alarm["Dimensions"]
+    }
+
+
+@pytest.mark.parametrize("metric", ["Errors", "Throttles"])
+@pytest.mark.parametrize("module", MODULES)
+def test_each_function_has_its_alarms(template: Template, module: str, metric: str) -> None:
+    watched = json.dumps({"Ref": logical_id_of(template, module)})
+    assert ("AWS/Lambda", metric, watched) in alarms(template)
+
+
+def test_each_queue_of_dead_letters_has_an_alarm(template: Template) -> None:
+    queues = [each for each in resources(template, "AWS::SQS::Queue") if "DeadLetters" in each]
+    assert len(queues) == 3
+    for queue in queues:
+        watched = json.dumps({"Fn::GetAtt": f"{queue}.QueueName"})
+        assert ("AWS/SQS", "ApproximateNumberOfMessagesVisible", watched) in alarms(template)
+
+
+def test_faults_of_the_api_and_changes_of_the_ledger_have_alarms(template: Template) -> None:
+    assert ("AWS/ApiGateway", "5xx", json.dumps({"Ref": "Api"})) in alarms(template)
+    service = json.dumps(environment(template, "stream")["POWERTOOLS_SERVICE_NAME"])
+    assert ("Loyalty", "LedgerRecordChanged", service) in alarms(template)
+
+
+def test_alarms_are_sent_where_an_address_is_given_and_stay_quiet_without_data(
+    template: Template,
+) -> None:
+    for logical_id, alarm in resources(template, "AWS::CloudWatch::Alarm").items():
+        assert alarm["TreatMissingData"] == "notBreaching", logical_id
+        assert alarm["AlarmActions"]["Fn::If"][:2] == ["HasAlarmEmail", [{"Ref": "AlarmTopic"}]]
+
+
+# ── Deployment ──
+
+
+def test_every_parameter_is_explained_and_has_a_default(template: Template) -> None:
+    for name, parameter in template.document["Parameters"].items():
+        assert parameter["Description"], name
+        assert "Default" in parameter, name
+
+
+def test_the_outputs_tell_what_a_client_needs(template: Template) -> None:
+    assert {
+        "ApiUrl",
+        "AccountsTableName",
+        "LedgerTableName",
+        "RecordsTableName",
+        "UserPoolId",
+        "PageClientId",
+        "ShopClientId",
+        "OperatorClientId",
+        "AuthorizeEndpoint",
+        "TokenEndpoint",
+    } <= template.document["Outputs"].keys()
+
+
+@pytest.mark.parametrize(("table", "stage"), [("default", "dev"), ("prod", "prod")])
+def test_a_stage_is_deployed_under_its_own_name(table: str, stage: str) -> None:
+    config = tomllib.loads((ROOT / "samconfig.toml").read_text("utf-8"))[table]
+    assert config["global"]["parameters"]["stack_name"] == f"loyalty-{stage}"
+    deploy = config["deploy"]["parameters"]
+    assert f"Stage={stage}" in deploy["parameter_overrides"]
+    assert deploy["capabilities"] == "CAPABILITY_IAM"
+    assert deploy["resolve_s3"] is True
+    assert deploy["fail_on_empty_changeset"] is False
+    assert deploy["confirm_changeset"] is (stage == "prod")
+
+
+def test_the_template_is_linted_whenever_it_is_validated() -> None:
+    config = tomllib.loads((ROOT / "samconfig.toml").read_text("utf-8"))
+    assert config["default"]["validate"]["parameters"]["lint"] is True
+
+
+def test_the_pinned_tools_are_the_ones_that_make_installs() -> None:
+    [wanted] = re.findall(
+        r"^SAM_VERSION := (\S+)$", (ROOT / "tools/sam.mk").read_text("utf-8"), re.MULTILINE
+    )
+    lock = (ROOT / "tools/sam-requirements.txt").read_text("utf-8")
+    assert f"\naws-sam-cli=={wanted} " in lock
+    assert "://" not in lock
+
+
+# ── What SAM makes of it ──
+
+SAM_PYTHON = ROOT / ".local" / "sam" / "bin" / "python"
+TRANSLATE = """
+import json, pathlib, sys
+from samcli.yamlhelper import yaml_parse
+from samtranslator.parser.parser import Parser
+from samtranslator.translator.translator import Translator
+
+template = yaml_parse(pathlib.Path(sys.argv[1]).read_text("utf-8"))
+# The translator takes no folders: "sam build" has replaced them by then.
+template["Globals"]["Function"]["CodeUri"] = "s3://bucket/key"
+template["Resources"]["LoyaltyLayer"]["Properties"]["ContentUri"] = "s3://bucket/key"
+json.dump(Translator({}, Parser()).translate(template, {}), sys.stdout, default=str)
+"""
+
+
+@pytest.fixture(scope="module")
+def translated() -> dict[str, dict[str, Any]]:
+    """The resources that SAM makes of the template."""
+    if not SAM_PYTHON.exists():
+        pytest.skip("SAM is not set up (make validate does it)")
+    answer = subprocess.run(
+        [SAM_PYTHON, "-c", TRANSLATE, ROOT / "template.yaml"],
+        env={"AWS_DEFAULT_REGION": "eu-west-1"},
+        capture_output=True,
+        text=True,
+        check=True,
+        timeout=120,
+    )
+    made: dict[str, dict[str, Any]] = json.loads(answer.stdout)["Resources"]
+    return made
+
+
+def test_sam_gives_every_function_a_role_that_no_other_has(
+    translated: dict[str, dict[str, Any]],
+) -> None:
+    roles = [
+        made["Properties"]["Role"]["Fn::GetAtt"][0]
+        for made in translated.values()
+        if made["Type"] == "AWS::Lambda::Function"
+    ]
+    assert len(roles) == len(set(roles)) == len(MODULES)
+
+
+def test_sam_adds_no_wildcard_and_no_policy_but_for_logs_and_traces(
+    translated: dict[str, dict[str, Any]],
+) -> None:
+    for logical_id, made in translated.items():
+        if made["Type"] != "AWS::IAM::Role":
+            continue
+        managed = {
+            arn.rpartition("/")[2] for arn in made["Properties"].get("ManagedPolicyArns", [])
+        }
+        assert managed <= {"AWSLambdaBasicExecutionRole", "AWSXrayWriteOnlyAccess"}, logical_id
+        for policy in made["Properties"].get("Policies", []):
+            for statement in policy["PolicyDocument"]["Statement"]:
+                assert "*" not in json.dumps(statement["Action"]), logical_id
+                assert "*" not in json.dumps(statement["Resource"]), logical_id
+
+
+def test_the_api_definition_routes_and_guards_what_the_template_says(
+    translated: dict[str, dict[str, Any]], template: Template
+) -> None:
+    body = translated["Api"]["Properties"]["Body"]
+    found = {
+        f"{method.upper()} {path}": operation["security"]
+        for path, operations in body["paths"].items()
+        for method, operation in operations.items()
+    }
+    assert found == {
+        route.key: [{"NONE": []} if route.scopes is None else {"Token": list(route.scopes)}]
+        for route in template.routes
+    }
+    assert body["components"]["securitySchemes"].keys() == {"Token"}
+
+
+def test_cross_origin_settings_stand_together_or_not_at_all(
+    translated: dict[str, dict[str, Any]],
+) -> None:
+    condition, settings, otherwise = translated["Api"]["Properties"]["Body"][
+        "x-amazon-apigateway-cors"
+    ]["Fn::If"]
+    assert (condition, otherwise) == ("HasCors", {"Ref": "AWS::NoValue"})
+    assert settings.keys() == {
+        "allowOrigins",
+        "allowMethods",
+        "allowHeaders",
+        "exposeHeaders",
+        "maxAge",
+    }
