@@ -24,6 +24,7 @@ from collections.abc import Iterator
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, TextIO
+from zoneinfo import ZoneInfo
 
 import httpx
 import uvicorn
@@ -218,8 +219,9 @@ def _seed(http: httpx.Client) -> dict[str, Any]:
 
 def _trials(url: str, header: Path, code: dict[str, Any]) -> list[str]:
     """Four curl lines. Each start has its own ids, so that repeating a line shows a replay."""
-    now = datetime.now(UTC)
-    start = now.strftime("%m%d-%H%M%S")
+    start = f"{datetime.now(UTC):%m%d-%H%M%S}"
+    # A location gives its points once a day: the same key on the same day is a replay.
+    today = datetime.now(ZoneInfo("Europe/Paris")).date()
     base = f"{url}/v1/programs/demo"
     curl = f"curl -s -H @{shlex.quote(str(header))}"
     post = f"{curl} -H 'Content-Type: application/json'"
@@ -232,8 +234,7 @@ def _trials(url: str, header: Path, code: dict[str, Any]) -> list[str]:
     }
     scan = {"code": code["code"], "member_id": "ada"}
     redemption = {"member_id": "ada", "points": 25}
-    # A location gives its points once a day: the same key on the same day is a replay.
-    visit = f"-H 'Idempotency-Key: visit-{now:%Y-%m-%d}'"
+    visit = f"-H 'Idempotency-Key: visit-{today}'"
     checkout = f"-H 'Idempotency-Key: checkout-{start}'"
     return [
         "Award the points of a purchase, check in, redeem, look at the balance:",

@@ -84,7 +84,7 @@ def _granted(
         active_on=day if evaluation.points else None,
         lifetime=evaluation.points,
         counts=(*counts, *evaluation.counts),
-        cooldowns=(cooldowns or {}) | evaluation.cooldowns,
+        cooldowns={**(cooldowns or {}), **evaluation.cooldowns},
         reason=event.type,
         event=stored_event(draft.rulebook, event, evaluation),
         explanation=stored_explanation(draft.rulebook, evaluation),
@@ -210,7 +210,7 @@ def check_in(
     evaluation = rulebook.evaluate(draft.account, event, at, usage)
     if not evaluation.points:
         stopped = {"frequency", "cooldown", "limit"}
-        by_limits = evaluation.hits or any(row.reason in stopped for row in evaluation.rows)
+        by_limits = evaluation.hits or any(reason in stopped for _, reason in evaluation.reasons)
         if by_limits:
             raise _limit_reached(_rules_allow_from(rulebook, evaluation, usage, at))
         raise Refusal("nothing_earned", "No rule of the program gives points for this check-in.")
@@ -269,9 +269,9 @@ def _rules_allow_from(rulebook: Rulebook, evaluation: Evaluation, usage: Usage, 
     paying = {"granted", "frequency", "cooldown", "limit"}
     program = rulebook.program
     instants = []
-    for row in evaluation.rows:
-        rule = rulebook.sources[row.index]
-        if row.reason not in paying or not isinstance(rule, Rule) or rule.earn.multiply is not None:
+    for index, reason in evaluation.reasons:
+        rule = rulebook.sources[index]
+        if reason not in paying or not isinstance(rule, Rule) or rule.earn.multiply is not None:
             continue
         again = _allowed_from(rule.frequency, token("times", rule.rule_id), usage, at, rulebook)
         for limits, name in (

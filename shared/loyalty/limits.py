@@ -49,11 +49,12 @@ class Usage:
         self._account = account
         self._history = history
         self._zone = zone
+        self._windows: dict[Per, int] = {}
         self.on = on
 
     def used(self, per: Per, name: str) -> int:
         """The counter's value; NeedsHistory if the account no longer keeps that window."""
-        window = window_of(per, self.on)
+        window = self._window(per)
         value = self._account.counter(per, window, name)
         if value is not None:
             return value
@@ -67,7 +68,13 @@ class Usage:
 
     def count(self, per: Per, name: str, by: int) -> Count:
         """The addition to make when `by` more is used."""
-        return Count(per, window_of(per, self.on), name, by)
+        return Count(per, self._window(per), name, by)
+
+    def _window(self, per: Per) -> int:
+        number = self._windows.get(per)
+        if number is None:
+            number = self._windows[per] = window_of(per, self.on)
+        return number
 
     def last(self, name: str) -> int | None:
         """When (milliseconds) the cooldown's clock last started; None for never."""
