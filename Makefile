@@ -5,6 +5,9 @@ SHELL := /bin/bash
 .DELETE_ON_ERROR:
 MAKEFLAGS += --no-builtin-rules
 
+# Tests wait for processes and for backoff more than they compute.
+JOBS ?= 2
+
 PYTHON_VERSION := 3.13
 UV_VERSION := 0.13.9
 
@@ -15,7 +18,7 @@ OWN_UV := $(filter .local/%,$(UV))
 RUN := env PYTHONPATH=functions:shared .venv/bin/python
 READY := .venv/ready .local/bin/ready
 
-.PHONY: help run test lint check replay lock clean
+.PHONY: help run test lint check docs replay lock clean
 
 help: ## list the verbs
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -23,8 +26,8 @@ help: ## list the verbs
 run: $(READY) ## serve the API at http://127.0.0.1:8000 (PORT=…), data kept in .local
 	@exec $(RUN) -m tools.local --with-parent
 
-test: $(READY) ## run every test (ARGS="…" go to pytest)
-	@$(RUN) -m pytest $(ARGS)
+test: $(READY) ## run every test, in JOBS=2 processes (ARGS="…" go to pytest)
+	@$(RUN) -m pytest -n $(JOBS) $(ARGS)
 
 lint: .venv/ready ## ruff and mypy
 	@.venv/bin/ruff check .
@@ -33,7 +36,9 @@ lint: .venv/ready ## ruff and mypy
 
 check: lint validate ## lint, the template, drift of the OpenAPI document and of the program's schema
 	@$(RUN) -m tools.openapi --check
-	@$(RUN) -m tools.schema --check
+
+docs: .venv/ready ## write the OpenAPI document and the program's schema anew
+	@$(RUN) -m tools.openapi
 
 replay: .venv/ready ## post 6,919 real purchases to the running service
 	@$(RUN) -m tools.replay
@@ -51,10 +56,10 @@ LOCK = $(UV) pip compile --quiet --universal --python-version $(PYTHON_VERSION) 
 	--no-emit-index-url --no-annotate --custom-compile-command "make lock" pyproject.toml
 
 clean: ## remove everything that can be made again (the service's data in .local stays)
-	rm -rf .venv .aws-sam .local/uv .local/bin .local/tools .pytest_cache .hypothesis .mypy_cache .ruff_cache
+	rm -rf .venv .aws-sam .local/uv .local/bin .local/tools .local/sam .pytest_cache .hypothesis .mypy_cache .ruff_cache
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
-.venv/ready: requirements-dev.txt Makefile | $(OWN_UV)
+.venv/ready: requirements-dev.txt | $(OWN_UV)
 	@echo "Setting up .venv ..."
 	@$(UV) venv --quiet --allow-existing --python $(PYTHON_VERSION) .venv
 	@$(UV) pip sync --quiet --require-hashes --compile-bytecode --python .venv/bin/python requirements-dev.txt
@@ -68,6 +73,6 @@ clean: ## remove everything that can be made again (the service's data in .local
 	@echo "Bringing uv $(UV_VERSION) along ..."
 	@for python in python$(PYTHON_VERSION) python3 python; do \
 		if $$python -c 'import sys; sys.exit("%d.%d" % sys.version_info[:2] != "$(PYTHON_VERSION)")' 2>/dev/null; then \
-			$$python -m venv --clear .local/uv && .local/uv/bin/python -m pip install --quiet uv==$(UV_VERSION); exit; \
+			$$python -m venv --clear .local/uv && .local/uv/bin/python -m pip install --quiet --disable-pip-version-check uv==$(UV_VERSION); exit; \
 		fi; \
 	done; echo "Neither uv nor Python $(PYTHON_VERSION) found: install one of them." >&2; exit 1

@@ -38,8 +38,16 @@ def page(request: Request) -> Response:
         program = rulebook.program
         location_id, _ = scanned_location(rulebook, secrets(), code)
     except Refusal:
-        brand = {} if program is None else {"program_name": program.name}
-        return _html(pages.refused(reason="code_invalid", **brand), 403)
+        if program is None:
+            return _html(pages.refused(reason="code_invalid"), 403)
+        branded = pages.refused(
+            reason="code_invalid",
+            program_name=program.name,
+            color=program.branding.color,
+            logo_url=program.branding.logo_url,
+            locale=program.locale,
+        )
+        return _html(branded, 403)
     return _html(
         pages.check_in(
             program_name=program.name,

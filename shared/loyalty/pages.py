@@ -123,7 +123,7 @@ WORDS: Mapping[str, Mapping[str, str]] = {
         "no_script": "Checking in needs JavaScript. Turn it on for this page, or ask at the "
         "counter.",
         "limit_reached": "You’ve already checked in",
-        "limit_reached_text": "You can check in here again later. See you soon!",
+        "limit_reached_text": "That’s all for now. See you soon!",
         "code_invalid": "This code isn’t valid",
         "code_invalid_text": "It may have been replaced by a new one. Please ask at the counter.",
         "code_expired": "This code has expired",
@@ -132,6 +132,10 @@ WORDS: Mapping[str, Mapping[str, str]] = {
         "code_used_text": "Each of these codes works only once.",
         "member_blocked": "Your account is blocked",
         "member_blocked_text": "Please ask at the counter; they can help you.",
+        "member_not_found": "You’re not a member yet",
+        "member_not_found_text": "Ask at the counter how to join.",
+        "location_closed": "We’re closed right now",
+        "location_closed_text": "Check in while the shop is open. See you soon!",
         "nothing_earned": "No {points} this time",
         "nothing_earned_text": "Checking in earns nothing here at the moment.",
         "unavailable": "This page isn’t available right now",
@@ -172,7 +176,7 @@ WORDS: Mapping[str, Mapping[str, str]] = {
         "browser_text": "Ouvrez la page en https, dans un navigateur qui peut garder des données.",
         "no_script": "Cette page a besoin de JavaScript. Activez-le, ou adressez-vous au comptoir.",
         "limit_reached": "Visite déjà validée",
-        "limit_reached_text": "Vous pourrez en valider une autre plus tard. À bientôt !",
+        "limit_reached_text": "C’est tout pour le moment. À bientôt !",
         "code_invalid": "Ce code n’est pas valable",
         "code_invalid_text": "Il a peut-être été remplacé. Adressez-vous au comptoir.",
         "code_expired": "Ce code a expiré",
@@ -181,6 +185,10 @@ WORDS: Mapping[str, Mapping[str, str]] = {
         "code_used_text": "Chacun de ces codes ne sert qu’une fois.",
         "member_blocked": "Votre compte est bloqué",
         "member_blocked_text": "Adressez-vous au comptoir, on vous aidera.",
+        "member_not_found": "Vous n’êtes pas encore membre",
+        "member_not_found_text": "Demandez au comptoir comment vous inscrire.",
+        "location_closed": "C’est fermé pour le moment",
+        "location_closed_text": "Revenez aux heures d’ouverture. À bientôt !",
         "nothing_earned": "Pas de {points} cette fois",
         "nothing_earned_text": "Une visite ne rapporte rien ici pour le moment.",
         "unavailable": "Page indisponible pour l’instant",
@@ -770,7 +778,7 @@ async function checkIn(justSignedIn) {
   // The gateway's own refusals have no code: another sign-in may be what is missing.
   if (!body.code) store.drop("token");
   const known = ["limit_reached", "code_invalid", "code_expired", "code_used", "member_blocked",
-    "nothing_earned"].includes(body.code);
+    "member_not_found", "location_closed", "nothing_earned"].includes(body.code);
   const title = fill(known ? t[body.code] : t.oops, { points: d.points.other });
   const text = known ? t[body.code + "_text"] : String(body.detail || t.oops_text);
   show("refused", title, text, { rows: [next], button: known ? "" : t.try_again });

@@ -232,20 +232,25 @@ class Store:
 
     def replace_record(self, record: Record, *, seen: Mapping[str, Any]) -> bool:
         """Put a record in place of the one seen (compared by its `revision`); False if it moved."""
+        item = _record_item(record)
         try:
             self._read(
                 lambda: self.client.put_item(
                     TableName=self._records,
-                    Item=_record_item(record),
+                    Item=item,
                     ConditionExpression="revision = :r",
                     ExpressionAttributeValues={":r": {"N": str(seen["revision"])}},
                     ReturnConsumedCapacity="TOTAL",
                 )
             )
         except ClientError as error:
-            if error.response["Error"]["Code"] == "ConditionalCheckFailedException":
-                return False
-            raise
+            if error.response["Error"]["Code"] != "ConditionalCheckFailedException":
+                raise
+            # Either somebody else was there first, or our own write was, whose answer was lost.
+            return (
+                self._get(self._records, {"pk": item["pk"], "sk": item["sk"]}, consistent=True)
+                == item
+            )
         return True
 
     def due_accounts(
