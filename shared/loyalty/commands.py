@@ -11,6 +11,7 @@ from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
 from pydantic import (
     AfterValidator,
+    BeforeValidator,
     BaseModel,
     ConfigDict,
     Field,
@@ -97,7 +98,7 @@ Instant = Annotated[
     int, PlainValidator(_instant), WithJsonSchema({"type": "string", "format": "date-time"})
 ]
 Birthday = Annotated[
-    date, PlainValidator(_birthday), WithJsonSchema({"type": "string", "format": "date"})
+    date, BeforeValidator(_birthday), WithJsonSchema({"type": "string", "format": "date"})
 ]
 # In pydantic's patterns $ is the end of the text and nothing else.
 MemberId = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9_-]{1,64}$")]
