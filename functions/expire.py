@@ -9,10 +9,10 @@ goes on as a new message.
 import json
 from typing import Any
 
-from loyalty import lifecycle
+from loyalty import edge, lifecycle
 from loyalty.dates import day_number, milliseconds
 from loyalty.decisions import Decision
-from loyalty.edge import clock, count, counting, logger, store, sweep_queue
+from loyalty.edge import count, counting, logger, store, sweep_queue
 from loyalty.model import Account, Refusal
 from loyalty.store import Unavailable, send_messages
 
@@ -58,9 +58,9 @@ def _swept(record: dict[str, Any], context: Any) -> bool:
 
 def _sweep_page(segment: int, segments: int, start: Any) -> Any:
     """Write down what is due on one page; returns where the next one starts, or None."""
-    now = milliseconds(clock())
+    now = milliseconds(edge.clock())
     # The earliest time zone is a day ahead: what is due is decided at each program's own date.
-    latest = day_number(clock().date()) + 1
+    latest = day_number(edge.clock().date()) + 1
     accounts, following = store().due_accounts(latest, segment, segments, start)
     written = 0
     for account in accounts:
