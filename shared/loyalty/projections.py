@@ -336,7 +336,7 @@ def history_rows(rulebook: Rulebook, entry: Entry) -> Iterator[HistoryRow]:
     for posting in reversed(entry.postings or (Posting(entry.kind, 0),)):
         is_own = not entry.postings or posting in entry.own_postings
         occurred = entry.occurred_at
-        if not is_own:
+        if posting.kind in ("expire", "activate"):
             occurred = milliseconds(day_begins(from_day_number(posting.on), zone))
         row: HistoryRow = {
             "entry_id": entry_id(entry),
