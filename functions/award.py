@@ -59,7 +59,8 @@ def reverse(request: Request, command: Reversal) -> Response:
         raise Problem("not_supported_yet", "Refunds by line or amount: only whole ones so far.")
     partition = event_partition(command.event_id)
     event = store().entry(request.program_id, partition)
-    if event is None:
+    # Under an Idempotency-Key may stand a command that is no event.
+    if event is None or event.kind not in ("award", "check_in"):
         raise Refusal("event_not_found", "No event of this id has been awarded.")
     rulebook = store().rulebook_in_force(request.program_id, request.now)
     guard = request.guard(partition, event.member_id, sort=f"r#{command.refund_id}")

@@ -58,25 +58,22 @@ def entries(request: Request) -> Response:
     member_id = request.member(request.path["member_id"])
     limit, after = request.page()
     before, skipped = _place(after)
-    found = store().history_page(request.program_id, member_id, limit=limit, before=before)
+    # One entry may have been shown to its end on the page before, one tells whether there is more.
+    found = store().history_page(request.program_id, member_id, limit=limit + 2, before=before)
     if not found and before is None:
         known(store().account(request.program_id, member_id))
-    items: list[projections.HistoryRow] = []
-    next_cursor = None
+    rows: list[tuple[str, projections.HistoryRow]] = []
     for entry in found:
         rulebook = store().rulebook(request.program_id, entry.version)
+        shown = skipped if entry.seq + 1 == before else 0
         for number, row in enumerate(projections.history_rows(rulebook, entry)):
-            if entry.seq + 1 == before and number < skipped:
-                continue  # shown on the page before
-            if len(items) == limit:
-                break
-            items.append(row)
-            next_cursor = cursor(f"{entry.seq}.{number + 1}")
-        if len(items) == limit:
+            if number >= shown:
+                rows.append((f"{entry.seq}.{number + 1}", row))
+        if len(rows) > limit:
             break
     page: projections.HistoryPage = {
-        "items": items,
-        "next_cursor": next_cursor if len(items) == limit else None,
+        "items": [row for _, row in rows[:limit]],
+        "next_cursor": cursor(rows[limit - 1][0]) if len(rows) > limit else None,
     }
     return Response(page)
 

@@ -43,30 +43,41 @@ def _swept(record: dict[str, Any], context: Any) -> bool:
     """Work off one message; False if it has to come again."""
     message = json.loads(record["body"])
     start = message["start"]
+    whole = True
     while True:
         try:
-            start = _sweep_page(message["segment"], message["segments"], start)
+            start, done = _sweep_page(message["segment"], message["segments"], start)
         except Unavailable:
             logger.warning("sweep interrupted", segment=message["segment"])
             return False
+        whole &= done
         if start is None:
-            return True
+            return whole
         if context.get_remaining_time_in_millis() < RESERVE_MILLISECONDS:
             send_messages(sweep_queue()[0], [message | {"start": start}])
-            return True
+            return whole
 
 
-def _sweep_page(segment: int, segments: int, start: Any) -> Any:
-    """Write down what is due on one page; returns where the next one starts, or None."""
+def _sweep_page(segment: int, segments: int, start: Any) -> tuple[Any, bool]:
+    """Write down what is due on one page: (where the next one starts or None, whether all of it
+    could be done). One account that cannot be done keeps nobody else waiting, and rings the alarm
+    when its message has come back often enough."""
     now = milliseconds(edge.clock())
     # The earliest time zone is a day ahead: what is due is decided at each program's own date.
     latest = day_number(edge.clock().date()) + 1
     accounts, following = store().due_accounts(latest, segment, segments, start)
-    written = 0
+    written = failed = 0
     for account in accounts:
-        written += _expire(account, now)
+        try:
+            written += _expire(account, now)
+        except Unavailable:
+            raise
+        except Exception:  # noqa: BLE001  # whatever is wrong with it is wrong with this one alone
+            failed += 1
+            logger.exception("account not swept", program_id=account.program_id)
     count("SweptAccounts", written)
-    return following
+    count("SweepFailures", failed)
+    return following, not failed
 
 
 def _expire(account: Account, now: int) -> bool:

@@ -10,12 +10,15 @@ from loyalty.dates import rfc3339
 from loyalty.decisions import Decision, Record, known, member_id_from_key
 from loyalty.edge import ANYONE, BASE, SHOP, App, Problem, Request, Response, answer, store
 from loyalty.model import Refusal
-from loyalty.store import Committed, KeyReused
+from loyalty.store import Committed, KeyReused, Unavailable
 
 handler = App()
 
 PERSONAL = ("email", "phone", "name", "birthday", "timezone")
 """What a profile holds; groups stand in the account, where rules ask for them."""
+
+CHANGE_ATTEMPTS = 4
+"""How often a change of a profile is tried while others change it too."""
 
 
 class Member(TypedDict):
@@ -113,7 +116,7 @@ def read(request: Request) -> Response:
     roles=ANYONE,
     body=Profile,
     answers={200: Member},
-    problems=("member_not_found", "forbidden", "profile_moved"),
+    problems=("member_not_found", "forbidden"),
 )
 def change(request: Request, command: Profile) -> Response:
     """Change a profile: fields that are given are set, null removes one. Groups are the shop's."""
@@ -125,14 +128,17 @@ def change(request: Request, command: Profile) -> Response:
     partition = f"{program_id}#member#{member_id}"
     values = command.model_dump(mode="json", include=set(PERSONAL))
     changes = {name: values[name] for name in PERSONAL if name in given}
-    if changes:
+    for _ in range(CHANGE_ATTEMPTS if changes else 0):
         profile = store().record(partition, "profile")
         if profile is None:
             raise Refusal("member_not_found", "No member of this program has this id.")
         fields = {k: v for k, v in profile.items() if k not in ("pk", "sk")} | changes
         fields["revision"] += 1
-        if not store().replace_record(Record(partition, "profile", fields), seen=profile):
-            raise Refusal("profile_moved", "The profile was changed meanwhile; look again.")
+        if store().replace_record(Record(partition, "profile", fields), seen=profile):
+            break
+    else:
+        if changes:
+            raise Unavailable("the profile is being changed by others")
     if "groups" in given:
         rulebook = store().rulebook_in_force(program_id, request.now)
         guard = request.key_guard(str(uuid4()), member_id)

@@ -77,7 +77,7 @@ ACCESS: dict[str, set[str]] = {
     },
     "pre_token": set(),
 }
-READS_SECRET = {"redeem", "check_in", "pages", "members"}
+READS_SECRET = {"redeem", "check_in", "pages"}
 
 MODULES = sorted(ACCESS)
 TABLES = ["AccountsTable", "LedgerTable", "RecordsTable"]

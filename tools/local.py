@@ -160,7 +160,6 @@ def environment(
         "AWS_ENDPOINT_URL_SQS": f"{url}/dev/sqs",
         "STAGE": "local",
         "PUBLIC_URL": url,
-        "PROGRAM_REFRESH_SECONDS": "0",
         "PROGRAM_DELAY_SECONDS": "0",
         "LOYALTY_SECRETS": _secrets(data / "secrets.json"),
         "ISSUER": issuer.url,

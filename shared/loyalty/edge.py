@@ -9,6 +9,7 @@ import base64
 import binascii
 import json
 import os
+import re
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -214,6 +215,8 @@ class Request:
                 "The body does not say for whom.",
                 errors=[_error("/member_id", "required", "is required with this token")],
             )
+        if not _MEMBER_ID.fullmatch(member_id):
+            raise Refusal("member_not_found", "No member has such an id.")
         return member_id
 
     def key(self, *, required: bool = True) -> str | None:
@@ -244,7 +247,12 @@ class Request:
     def page(self) -> tuple[int, str | None]:
         """(limit, cursor) of a listing; Problem `invalid_query`."""
         limit = self.query.get("limit", str(DEFAULT_PAGE_LIMIT))
-        if not (limit.isascii() and limit.isdecimal() and 1 <= int(limit[:9]) <= PAGE_LIMIT):
+        if not (
+            limit.isascii()
+            and limit.isdecimal()
+            and len(limit) < 5
+            and 1 <= int(limit) <= PAGE_LIMIT
+        ):
             raise Problem(
                 "invalid_query",
                 f"limit is a number from 1 to {PAGE_LIMIT}.",
@@ -347,6 +355,8 @@ def _serve(route: Route, event: dict[str, Any], request_id: str) -> Response:
             raise Problem("forbidden", "This token has none of the scopes that the route needs.")
         if caller.program_ids is not None and path["program_id"] not in caller.program_ids:
             raise Problem("forbidden", "This token is not for this program.")
+    if not _PROGRAM_ID.fullmatch(path.get("program_id", "-")):
+        raise Refusal("program_not_found", "No program has such an id.")
     request = Request(
         route=route,
         path=path,
@@ -371,6 +381,10 @@ def _serve(route: Route, event: dict[str, Any], request_id: str) -> Response:
     if route.body is None:
         return route.handler(request)
     return route.handler(request, validated(route.body, request.document))
+
+
+_PROGRAM_ID: Final = re.compile(r"[a-z0-9-]{1,40}")
+_MEMBER_ID: Final = re.compile(r"[A-Za-z0-9_-]{1,64}")
 
 
 def _caller(event: dict[str, Any]) -> Caller:
@@ -446,7 +460,7 @@ def validated[B: BaseModel](model: type[B], value: Any) -> B:
     except ValidationError as error:
         errors = [
             _error(
-                "".join(f"/{_escaped(part)}" for part in fault["loc"]),
+                "".join(f"/{_escaped(part)}" for part in fault["loc"] if part != "[key]"),
                 _FAULTS.get(fault["type"], fault["type"]),
                 fault["msg"],
             )

@@ -26,7 +26,6 @@ PROBLEMS: Final[dict[str, tuple[int, str]]] = {
     "member_exists": (409, "Member exists"),
     "more_than_bought": (409, "More than was bought"),
     "nothing_earned": (409, "Nothing earned"),
-    "profile_moved": (409, "Profile has changed meanwhile"),
     "reward_locked": (409, "Reward not for this member"),
     "reward_unavailable": (409, "Reward not offered now"),
     "too_many_points": (409, "Too many points"),

@@ -41,7 +41,8 @@ if TYPE_CHECKING:
 ATTEMPTS: Final = 8
 """Transactions one command may send before it is shed with 503."""
 PATIENCE_SECONDS: Final = 1.5
-"""No new attempt is begun later than this, so that a shed command is answered within 2 seconds."""
+"""No new attempt is begun later than this, so that a command that meets too many others is shed
+within 2 seconds."""
 BACKOFF_SECONDS: Final = 0.008
 """First pause at most, doubled each time, with full jitter: about a transaction's own latency."""
 PROGRAM_REFRESH_SECONDS: Final = 20.0
@@ -98,6 +99,14 @@ class Version:
     parts: int
 
 
+@dataclass(frozen=True, slots=True)
+class _Moved:
+    """Why a transaction failed: accounts that were no longer as seen; whether the key was free."""
+
+    accounts: Mapping[str, Account | None]
+    key_was_free: bool
+
+
 type Decide = Callable[[Mapping[str, Account | None], History | None], Decision]
 """The pure decision of a command: (accounts by member, history if it was asked for)."""
 
@@ -108,7 +117,7 @@ def connect(**settings: Any) -> "DynamoDBClient":
 
     config = Config(
         connect_timeout=1,
-        read_timeout=2,
+        read_timeout=1,
         retries={"total_max_attempts": 1, "mode": "standard"},
         max_pool_connections=64,
         parameter_validation=False,  # items are made by `wire` alone; the check costs time
@@ -168,6 +177,7 @@ class Store:
         self._jitter = jitter
         self._versions: dict[str, tuple[float, tuple[Version, ...]]] = {}
         self._rulebooks: dict[tuple[str, int], Rulebook] = {}
+        self._published = 0
 
     # Reads
 
@@ -246,11 +256,7 @@ class Store:
         except ClientError as error:
             if error.response["Error"]["Code"] != "ConditionalCheckFailedException":
                 raise
-            # Either somebody else was there first, or our own write was, whose answer was lost.
-            return (
-                self._get(self._records, {"pk": item["pk"], "sk": item["sk"]}, consistent=True)
-                == item
-            )
+            return self._holds(item)
         return True
 
     def due_accounts(
@@ -363,27 +369,33 @@ class Store:
                 "parts": len(parts),
             },
         )
+        item = _record_item(header)
         try:
-            self.client.put_item(
-                TableName=self._records,
-                Item=_record_item(header),
-                ConditionExpression="attribute_not_exists(pk)",
-            )
+            self._read(lambda: self.client.put_item(TableName=self._records, Item=item, **_FREE))
         except ClientError as error:
-            if error.response["Error"]["Code"] == "ConditionalCheckFailedException":
+            if error.response["Error"]["Code"] != "ConditionalCheckFailedException":
+                raise
+            if not self._holds(item):
                 return None
-            raise
         finally:
+            self._published += 1
             self._versions.pop(program_id, None)
         return version
+
+    def _holds(self, item: Item) -> bool:
+        """Whether Records holds just this item: then it was our own put whose answer was lost."""
+        key = {"pk": item["pk"], "sk": item["sk"]}
+        return self._get(self._records, key, consistent=True) == item
 
     def _known_versions(self, program_id: str) -> tuple[Version, ...]:
         known = self._versions.get(program_id)
         if known is None or self._monotonic() - known[0] > PROGRAM_REFRESH_SECONDS:
             # The age counts from before the read: what it may have missed came after.
-            asked = self._monotonic()
+            asked, published = self._monotonic(), self._published
             versions = self.versions(program_id)
-            if versions:  # a program that is about to be published must not be missed for long
+            # A program that is about to be published must not be missed for long, nor a version
+            # that was published here while we read.
+            if versions and published == self._published:
                 self._versions[program_id] = (asked, versions)
             return versions
         return known[1]
@@ -406,6 +418,8 @@ class Store:
         for attempt in range(ATTEMPTS):
             try:
                 decision = decide(accounts, history)
+                sealed = [_sealed(entry, accounts[entry.member_id]) for entry in decision.entries]
+                requests, owners = self._requests(accounts, sealed, decision.records)
             except NeedsHistory as need:
                 accounts, history = self._with_history(program_id, members, need.since)
                 certain = False
@@ -421,30 +435,32 @@ class Store:
                     raise
                 accounts, history = fresh, None
                 continue
-            sealed = [_sealed(entry, accounts[entry.member_id]) for entry in decision.entries]
             sent += 1
-            outcome = self._transact(accounts, sealed, decision.records)
+            outcome = self._transact(requests, owners)
             if outcome is None:
                 return Committed(sealed[0], False, sent)
             if isinstance(outcome, Entry):
                 return _replay(outcome, guard, sent)
-            if outcome:
-                accounts, history = {**accounts, **outcome}, None
+            if outcome.accounts:
+                accounts, history = {**accounts, **outcome.accounts}, None
                 # The failed transaction saw the key free and these accounts at one moment.
-                certain = len(outcome) == len(members)
-            if self._monotonic() - begun > PATIENCE_SECONDS:
+                certain = outcome.key_was_free and len(outcome.accounts) == len(members)
+            pause = self._jitter() * BACKOFF_SECONDS * 2**attempt
+            if attempt + 1 == ATTEMPTS or self._monotonic() - begun + pause > PATIENCE_SECONDS:
                 break
-            self._sleep(self._jitter() * BACKOFF_SECONDS * 2**attempt)
+            self._sleep(pause)
         raise Unavailable(f"gave up after {sent} transactions")
 
-    def _transact(
+    def _requests(
         self,
         accounts: Mapping[str, Account | None],
         entries: Sequence[Entry],
         records: Sequence[Record],
-    ) -> Entry | dict[str, Account | None] | None:
-        """Send the transaction. None: committed. An entry: the key was taken, by that one.
-        Accounts: those that had moved (none: worth trying again as it is)."""
+    ) -> tuple[list[Any], list[str | None]]:
+        """The transaction's puts, and for each of them the member whose account it is, if any.
+
+        Refusal `account_too_large` where an account has grown too large to be written.
+        """
         requests: list[Any] = []
         owners: list[str | None] = []
         for entry in entries:
@@ -467,22 +483,27 @@ class Store:
         for record in records:
             requests.append(_put(self._records, _record_item(record), _FREE))
             owners.append(None)
+        return requests, owners
+
+    def _transact(
+        self, requests: list[Any], owners: Sequence[str | None]
+    ) -> "Entry | _Moved | None":
+        """Send the transaction. None: committed. An entry: the key was taken, by that one.
+        Otherwise what had moved: worth another try."""
         try:
             self.client.transact_write_items(TransactItems=requests, ReturnConsumedCapacity="TOTAL")
         except ClientError as error:
             return self._cancelled(error, owners)
         except (HTTPClientError, BotoConnectionError):
-            return {}  # the answer is lost: if it was committed, its key will say so
+            return _Moved({}, False)  # the answer is lost: if it was committed, its key says so
         return None
 
-    def _cancelled(
-        self, error: ClientError, owners: Sequence[str | None]
-    ) -> Entry | dict[str, Account | None]:
+    def _cancelled(self, error: ClientError, owners: Sequence[str | None]) -> "Entry | _Moved":
         response: Any = error.response
         code = response["Error"]["Code"]
         if code != "TransactionCanceledException":
             if code in _RETRIED or response["ResponseMetadata"]["HTTPStatusCode"] >= 500:
-                return {}
+                return _Moved({}, False)
             raise error
         reasons = response["CancellationReasons"]
         # The command's own entry stands second, behind its account.
@@ -495,7 +516,8 @@ class Store:
                 moved[member_id] = account_of(item) if item else None
             elif reason["Code"] not in ("None", "ConditionalCheckFailed", *_RETRIED_REASONS):
                 raise error
-        return moved
+        # A conflict at the key leaves open whether it is taken.
+        return _Moved(moved, reasons[1]["Code"] == "None")
 
     def _with_history(
         self, program_id: str, members: Sequence[str], since: int

@@ -1,0 +1,294 @@
+"""What each operation costs, in the database's own units as the engine reports them, whatever the
+length of a member's history and the number of its lots."""
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+from datetime import timedelta
+from decimal import Decimal
+from typing import Any
+
+import pytest
+
+from loyalty import edge
+from loyalty.dates import milliseconds
+from loyalty.lots import due_on
+from loyalty.model import Account
+from loyalty.program import publishable
+from loyalty.wire import account_item, entry_item
+from tests import workers
+from tests.programs import shop
+from tests.workers import NOON, Books, Call, deployed, done, put_all, send, without_pause
+from tools import meter
+from tools.engine import Engine, Tables
+
+NOW = milliseconds(NOON)
+TODAY = 20_530
+UNITS = Decimal(1)
+HALF = Decimal("0.5")
+ENTRIES = 10_000
+
+
+class Till:
+    """The shop's handlers, and what they consume."""
+
+    def __init__(self, engine: Engine, tables: Tables) -> None:
+        self.tables = tables
+        self.client = workers.connect(engine.endpoint)
+        self.direct = workers.connect(engine.endpoint)
+        meter.attach(self.client)
+
+    def publish(self, **more: Any) -> None:
+        with self.opened(days=-30):
+            done(workers.publish(shop(**more)))
+
+    @contextmanager
+    def opened(self, days: int = 0) -> Iterator[None]:
+        moment = NOON + timedelta(days=days)
+        with deployed(self.client, self.tables, moment, sleep=without_pause):
+            yield
+
+    def cost(self, call: Call, status: int = 201) -> tuple[Decimal, Decimal]:
+        """(Write units, read units) of a request whose program the process knows already."""
+        with self.opened():
+            edge.store().rulebook_in_force("shop", NOW)
+            with meter.measure() as units:
+                answer = send(call)
+        assert answer.status == status, answer.body
+        return units.write, units.read
+
+    def put(self, account: Account) -> None:
+        """Set an account up as it would stand after a long life."""
+        self.direct.put_item(TableName=self.tables.accounts, Item=account_item(account))
+
+
+@pytest.fixture
+def till(engine: Engine, tables: Tables) -> Till:
+    till = Till(engine, tables)
+    till.publish()
+    return till
+
+
+LOTS = tuple((TODAY + 6 * i + 1, 100 + i) for i in range(60))
+
+
+def member(member_id: str, *, lots: int = 1, seq: int = 1) -> Account:
+    """A member with so many lots, all of them spendable, as it stands after `seq` entries."""
+    account = Account(
+        program_id="shop",
+        member_id=member_id,
+        seq=seq,
+        lots=LOTS[:lots] if lots > 1 else ((TODAY + 300, 10_000),),
+        lifetime=10_000,
+        active_on=TODAY - 1,
+        recorded_at=NOW - 86_400_000,
+        hash=bytes(32),
+    )
+    return replace(account, due_on=due_on(publishable(shop()), account))
+
+
+def with_history(till: Till, member_id: str, entries: int) -> None:
+    """A member who has come so often, written beside the store: the same award again and again."""
+    with till.opened(days=-500):
+        done(workers.enrol(member_id))
+        done(workers.award(f"review-{member_id}", member_id))
+        award = edge.store().entry("shop", f"e#review-{member_id}")
+        account = edge.store().account("shop", member_id)
+    assert award is not None
+    assert account is not None
+    requests = [
+        {
+            "PutRequest": {
+                "Item": entry_item(replace(award, seq=seq, partition=f"e#{member_id}-{seq}"))
+            }
+        }
+        for seq in range(3, entries + 1)
+    ]
+    put_all(till.direct, till.tables.ledger, requests)
+    # Enough points for anything, without a word about them in the history.
+    till.put(replace(account, seq=max(2, entries), lots=((TODAY + 300, 100_000),), active_on=TODAY))
+
+
+OPERATIONS: dict[str, tuple[Callable[[str], Call], Decimal]] = {
+    "award": (lambda who: workers.purchase(f"order-{who}", who, 1250, 3000, 499), 5 * UNITS),
+    "award of nothing": (lambda who: workers.award(f"other-{who}", who, "other"), 5 * UNITS),
+    "check-in": (lambda who: workers.check_in(who, f"visit-{who}"), 5 * UNITS),
+    "redemption": (lambda who: workers.redeem(who, f"pay-{who}", points=5), 5 * UNITS),
+    "redemption of all": (lambda who: workers.redeem(who, f"all-{who}", points=5000), 5 * UNITS),
+    "reward with a voucher": (
+        lambda who: workers.redeem(who, f"voucher-{who}", reward_id="free-coffee"),
+        7 * UNITS,
+    ),
+}
+
+
+@pytest.mark.parametrize("lots", [1, 60])
+@pytest.mark.parametrize("name", OPERATIONS)
+def test_a_command_costs_the_same_at_1_and_at_60_lots(till: Till, name: str, lots: int) -> None:
+    call, units = OPERATIONS[name]
+    till.put(member("ana", lots=lots))
+    assert till.cost(call("ana")) == (units, HALF)
+
+
+@pytest.fixture(scope="module")
+def regulars(engine: Engine, new_tables: Callable[[], Tables]) -> Till:
+    """A shop with a member of 2 entries, `new`, and one of 10,000, `old`."""
+    till = Till(engine, new_tables())
+    till.publish()
+    with_history(till, "new", 2)
+    with_history(till, "old", ENTRIES)
+    return till
+
+
+@pytest.mark.parametrize("name", OPERATIONS)
+@pytest.mark.parametrize("who", ["new", "old"])
+def test_a_command_costs_the_same_at_the_first_entries_and_at_10000(
+    regulars: Till, name: str, who: str
+) -> None:
+    call, units = OPERATIONS[name]
+    assert regulars.cost(call(who)) == (units, HALF)
+
+
+@pytest.mark.parametrize("who", ["new", "old"])
+def test_a_balance_is_half_a_read_unit(regulars: Till, who: str) -> None:
+    assert regulars.cost(workers.balance(who), status=200) == (0, HALF)
+
+
+@pytest.mark.parametrize("lots", [1, 60])
+def test_a_balance_of_many_lots_is_half_a_read_unit(till: Till, lots: int) -> None:
+    till.put(member("ana", lots=lots))
+    assert till.cost(workers.balance("ana"), status=200) == (0, HALF)
+
+
+def test_a_page_of_25_entries_is_at_most_two_read_units(regulars: Till) -> None:
+    with regulars.opened():
+        first = done(workers.entries("old"))
+    deep = {"cursor": edge.cursor("5000.1")}
+    for query in ({}, {"cursor": first["next_cursor"]}, deep):
+        write, read = regulars.cost(workers.entries("old", **query), status=200)
+        assert write == 0
+        assert read <= 2
+
+
+def test_a_page_of_the_longest_rows_is_at_most_two_read_units(till: Till) -> None:
+    """Rows as large as three lines under five rules make them, with ids of full length."""
+    till.put(member("ana"))
+    with till.opened():
+        for i in range(26):
+            order = f"order-{i:0122}"
+            done(workers.purchase(order, "ana", 1250, 3000, 499))
+    write, read = till.cost(workers.entries("ana"), status=200)
+    assert write == 0
+    assert read <= 2
+
+
+@pytest.mark.parametrize("name", OPERATIONS)
+def test_a_replay_reads_half_a_unit_and_writes_nothing(till: Till, name: str) -> None:
+    till.put(member("ana"))
+    call, _ = OPERATIONS[name]
+    with till.opened():
+        done(call("ana"))
+    before = Books.read(till.direct, till.tables)
+    # A write that fails is charged in the cloud, and reported nowhere. A second scan is refused at
+    # first sight, so that its key is read, by one unit, and no write is tried.
+    assert till.cost(call("ana")) == (0, 3 * HALF if name == "check-in" else HALF)
+    assert Books.read(till.direct, till.tables) == before
+
+
+@pytest.mark.parametrize(
+    "call",
+    [
+        workers.redeem("ana", "pay-1", points=10_001),
+        workers.redeem("nobody", "pay-1", points=1),
+        workers.award("order-1", "nobody"),
+        workers.award("order-1", "ana", occurred_at="2026-03-20T12:00:00Z"),
+        workers.reverse("unheard-of", "return-1"),
+        workers.redeem("ana", "pay-1", reward_id="unheard-of"),
+    ],
+    ids=["too few points", "nobody pays", "nobody buys", "future", "no event", "no reward"],
+)
+def test_a_refusal_reads_and_sends_no_write(till: Till, call: Call) -> None:
+    till.put(member("ana"))
+    with till.opened():
+        edge.store().rulebook_in_force("shop", NOW)
+        with meter.measure() as units:
+            answer = send(call)
+    assert answer.status in (404, 409), answer.body
+    assert units.write == 0
+    # The eventual read, then the key and the account strongly; none of them is a transaction.
+    assert units.read <= Decimal("2.5")
+    assert units.calls <= 3
+
+
+def test_a_refused_scan_reads_and_sends_no_write(till: Till) -> None:
+    till.put(member("ana"))
+    with till.opened():
+        done(workers.check_in("ana", "visit-1"))
+    write, read = till.cost(workers.check_in("ana", "visit-2"), status=409)
+    assert write == 0
+    assert read <= Decimal("2.5")
+
+
+FIVE_RULES = [
+    {
+        "rule_id": f"rule-number-{i}-of-five",
+        "name": f"The rule number {i} of five",
+        "trigger": "purchase",
+        "earn": {"points": i + 1, "per_amount": 100},
+        "limits": [{"points": 5000, "per": "day"}, {"points": 20_000, "per": "month"}],
+        "frequency": [{"times": 10, "per": "week"}],
+    }
+    for i in range(5)
+]
+
+
+def basket(lines: int) -> Call:
+    """A purchase of so many lines, each of which says all that a line can say."""
+    bought = {
+        "currency": "EUR",
+        "lines": [
+            {
+                "line_id": f"line-{i}",
+                "product_id": f"SKU-{100_000 + i}",
+                "category_ids": ["beans", "whole"],
+                "brand_id": "own-brand",
+                "quantity": 2,
+                "amount": 1295 + i,
+            }
+            for i in range(lines)
+        ],
+    }
+    return workers.award(
+        "order-2026-03-18-000123",
+        "m-4f8a1c2b9d3e7f60",
+        "purchase",
+        channel="store",
+        location_id="corner",
+        purchase=bought,
+    )
+
+
+@pytest.mark.parametrize("lots", [1, 60])
+def test_an_award_of_3_lines_under_5_rules_costs_5(
+    engine: Engine, tables: Tables, lots: int
+) -> None:
+    till = Till(engine, tables)
+    till.publish(rules=FIVE_RULES)
+    till.put(member("m-4f8a1c2b9d3e7f60", lots=lots))
+    assert till.cost(basket(3)) == (5 * UNITS, HALF)
+
+
+@pytest.mark.parametrize("lines", [3, 10, 30, 100, 500])
+def test_each_further_kilobyte_of_entry_costs_at_most_3_more(
+    engine: Engine, tables: Tables, lines: int
+) -> None:
+    till = Till(engine, tables)
+    till.publish(rules=FIVE_RULES)
+    till.put(member("m-4f8a1c2b9d3e7f60"))
+    write, read = till.cost(basket(lines))
+    [item] = Books.read(till.direct, till.tables).ledger
+    kilobytes = -(-workers.size(item) // 1024)
+    assert read == HALF
+    assert write <= 5 + 3 * (kilobytes - 1)
+    # The history's row stays small, so that in fact it is two.
+    assert write == 5 + 2 * (kilobytes - 1)

@@ -1,0 +1,222 @@
+"""Each fault at each call that a command makes: once the client has sent its request again, as a
+503 tells it to, there is exactly one effect and the same answer."""
+
+import json
+import re
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from typing import Any
+
+import pytest
+
+from tests import workers
+from tests.faults import FAULTS, KILLED, READ_FAULTS, WRITES, Fault, Faults, Plan
+from tests.programs import shop
+from tests.workers import (
+    NOON,
+    Answer,
+    Books,
+    Call,
+    deployed,
+    done,
+    insist,
+    meanwhile,
+    send,
+    without_pause,
+)
+from tools.engine import Engine, Tables
+
+HELD = 1070
+"""What Ana holds before any of the commands."""
+SURVIVED: tuple[Fault, ...] = tuple(f for f in FAULTS if not f.startswith("killed"))
+
+
+@dataclass(frozen=True)
+class Command:
+    """A request, and what of its outcome each attempt draws anew (a pattern)."""
+
+    call: Call
+    drawn: str | None = None
+
+    def text(self, value: Any) -> str:
+        """A text that equal outcomes share."""
+        if self.drawn is None:
+            return _text(value)
+        if isinstance(value, dict) and "pk" in value:
+            value = {name: each for name, each in value.items() if name != "h"}
+        return re.sub(self.drawn, "…", _text(value))
+
+
+def _text(value: Any) -> str:
+    return json.dumps(value, default=lambda raw: bytes(raw).hex(), sort_keys=True)
+
+
+REFERRAL_CODE = r"\b[0-9A-Z]{10}\b"
+REVISION = r'"revision": {"N": "[0-9]+"}'
+KEY = r"\b[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}\b"
+
+COMMANDS: dict[str, Command] = {
+    "enrolment": Command(workers.enrol("ben", name="Ben", groups=["vip"]), REFERRAL_CODE),
+    "enrolment by key": Command(
+        workers.enrol(key="till-7", email="cleo@example.com"), REFERRAL_CODE
+    ),
+    "award": Command(workers.purchase("order-2", "ana", 1250, 3000, 499)),
+    # The account keeps no counter of its week any more: the history is read.
+    "late award": Command(
+        workers.purchase(
+            "order-3", "ana", 100, 2000, occurred_at=(NOON - timedelta(days=9)).isoformat()
+        )
+    ),
+    "check-in": Command(workers.check_in("ana", "visit-1")),
+    "redemption": Command(workers.redeem("ana", "pay-1", points=HELD)),
+    "reward": Command(workers.redeem("ana", "pay-2", reward_id="free-coffee")),
+    "reversal": Command(workers.reverse("order-1", "return-1")),
+    # The request carries no key: each one that is sent draws its own.
+    "groups": Command(workers.change("ana", groups=["vip", "staff"]), KEY),
+    "profile": Command(workers.change("ana", name="Ana B.", phone=None), REVISION),
+    "program": Command(workers.publish(shop(name="Corner Coffee & Cake"), replaces=1)),
+    "first program": Command(workers.publish(shop(program_id="another"))),
+}
+
+
+class Stage:
+    """A shop of which every case begins with the same books, behind a wire that breaks."""
+
+    def __init__(self, engine: Engine, tables: Tables) -> None:
+        self.endpoint = engine.endpoint
+        self.tables = tables
+        self.direct = workers.connect(engine.endpoint)
+        self.client = workers.connect(engine.endpoint)
+        self.faults = Faults(self.client)
+        for days, call in (
+            (30, workers.publish(shop())),
+            (20, workers.enrol("ana", name="Ana", phone="+33 1 23")),
+            (9, workers.purchase("order-0", "ana", 1000, 1000)),
+            (0, workers.purchase("order-1", "ana", 90_000, 8_000)),
+        ):
+            with self.service(NOON - timedelta(days=days)):
+                done(call)
+        self.before = self.read()
+        self._undisturbed: dict[str, tuple[Answer, Books, list[str]]] = {}
+        self._stands: Books | None  # None where something may have been written since
+
+    def restore(self) -> None:
+        """The books as they were, and a wire that is whole."""
+        self.before.put(self.direct, self.tables, self._stands or self.read())
+        self._stands = self.before
+        self.faults.heal()
+
+    def read(self) -> Books:
+        """What stands in the tables."""
+        self._stands = books = Books.read(self.direct, self.tables)
+        return books
+
+    @contextmanager
+    def service(self, now: datetime = NOON) -> Iterator[None]:
+        """A service that has just been started."""
+        self._stands = None
+        with deployed(self.client, self.tables, now, sleep=without_pause):
+            yield
+
+    def undisturbed(self, name: str) -> tuple[Answer, Books, list[str]]:
+        """Answer, books afterwards and calls made where nothing breaks."""
+        if name not in self._undisturbed:
+            self.restore()
+            self.faults.follow({})
+            with self.service():
+                answer = send(COMMANDS[name].call)
+            assert answer.status in (200, 201), answer.body
+            calls = self.faults.operations
+            workers.proved(self.direct, self.tables)
+            self._undisturbed[name] = answer, self.read(), calls
+        return self._undisturbed[name]
+
+    def assert_same(self, name: str, answer: Answer, why: object) -> None:
+        """The answer and all that stands in the tables are what they are where nothing breaks."""
+        text = COMMANDS[name].text
+        expected, books, _ = self.undisturbed(name)
+        assert (answer.status, text(answer.body)) == (expected.status, text(expected.body)), why
+        stands = self.read()
+        for part in ("accounts", "ledger", "records"):
+            found, wanted = getattr(stands, part), getattr(books, part)
+            assert sorted(map(text, found)) == sorted(map(text, wanted)), (why, part)
+        if COMMANDS[name].drawn:
+            workers.proved(self.direct, self.tables)
+
+
+@pytest.fixture(scope="module")
+def stage(engine: Engine, new_tables: Callable[[], Tables]) -> Stage:
+    return Stage(engine, new_tables())
+
+
+@pytest.mark.parametrize("fault", SURVIVED)
+@pytest.mark.parametrize("name", COMMANDS)
+def test_a_fault_at_any_call_leaves_one_effect_and_the_same_answer(
+    stage: Stage, name: str, fault: Fault
+) -> None:
+    *_, calls = stage.undisturbed(name)
+    for at, operation in enumerate(calls):
+        if operation not in WRITES and fault not in READ_FAULTS:
+            continue
+        stage.restore()
+        stage.faults.follow({at: fault})
+        with stage.service():
+            answer = insist(COMMANDS[name].call)
+        stage.assert_same(name, answer, (fault, at, operation))
+
+
+@pytest.mark.parametrize("fault", ["answer lost", "throttled"])
+@pytest.mark.parametrize("name", COMMANDS)
+def test_an_outage_from_any_call_on_leaves_one_effect_once_it_is_over(
+    stage: Stage, name: str, fault: Fault
+) -> None:
+    *_, calls = stage.undisturbed(name)
+    for at, operation in enumerate(calls):
+        stage.restore()
+        stage.faults.follow({at: fault}, from_then_on=True)
+        with stage.service():
+            first = send(COMMANDS[name].call)
+            assert first.status == 503, (at, operation, first.body)
+            stage.faults.heal()
+            answer = insist(COMMANDS[name].call)
+        stage.assert_same(name, answer, (fault, at, operation))
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_a_process_killed_between_any_two_calls_leaves_one_effect(stage: Stage, name: str) -> None:
+    *_, calls = stage.undisturbed(name)
+    plans: list[Plan] = [{at: "killed"} for at in range(len(calls))]
+    plans.append({len(calls) - 1: "killed after"})
+    for plan in plans:
+        stage.restore()
+        process = workers.processes().Process(
+            target=workers.die_at,
+            args=(stage.endpoint, stage.tables, NOON, COMMANDS[name].call, plan),
+        )
+        process.start()
+        process.join(workers.PATIENCE_SECONDS)
+        assert process.exitcode == KILLED, plan
+        with stage.service():
+            answer = insist(COMMANDS[name].call)
+        stage.assert_same(name, answer, plan)
+
+
+@pytest.mark.parametrize("name", ["award", "check-in", "redemption", "reward", "reversal"])
+def test_a_lost_race_and_then_a_lost_answer_leave_one_effect(stage: Stage, name: str) -> None:
+    """Somebody else writes to the member first; the second attempt is carried out, unheard."""
+    stage.restore()
+    call = COMMANDS[name].call
+    with stage.service():
+        other = workers.award("review-1", "ana")
+        stage.faults.follow({0: meanwhile(other), 1: "answer lost"}, of="TransactWriteItems")
+        answer = insist(call)
+        assert answer.status == 201, answer.body
+        assert answer.replayed
+        again = insist(call)
+    assert (again.status, again.body) == (answer.status, answer.body)
+    account, entries = workers.proved(stage.direct, stage.tables)["ana"]
+    assert [entry.reason for entry in entries].count("review") == 1
+    assert len(entries) == 5
+    assert account.balance == answer.body["balance"]

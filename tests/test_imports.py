@@ -1,0 +1,167 @@
+"""Who may import whom: the domain knows neither the cloud nor the clock, and imports go one way."""
+
+from __future__ import annotations
+
+import ast
+import builtins
+from collections.abc import Iterator
+from functools import cache
+from pathlib import Path
+
+import pytest
+
+from tools.template import ROOT
+
+LAYERS = (
+    {"dates"},
+    {"model"},
+    {"program"},
+    {"lots", "limits", "commands", "codes"},
+    {"rules"},
+    {"decisions"},
+    {"earning", "redeeming", "refunds", "lifecycle"},
+    {"projections"},
+)
+"""The domain, from below: a module imports those of the layers before its own."""
+
+BESIDE = {
+    # How things are written to the tables knows the nouns, and nothing that decides.
+    "wire": {"dates", "model"},
+    "store": {"dates", "model", "program", "rules", "codes", "decisions", "wire"},
+    "pages": {"program"},
+    "poster": {"program", "pages"},
+    "problems": set(),
+    "edge": {
+        "dates", "model", "program", "codes", "commands", "decisions", "rules", "projections",
+        "store", "pages", "problems",
+    },
+}  # fmt: skip
+"""Modules beside the domain, and what each may import; the domain imports none of them."""
+
+SDK = {"boto3", "botocore", "mypy_boto3_dynamodb", "mypy_boto3_sqs"}
+
+LOYALTY = {path.stem: path for path in (ROOT / "shared" / "loyalty").glob("*.py")}
+DOMAIN = {name for layer in LAYERS for name in layer}
+FUNCTIONS = {path.stem: path for path in (ROOT / "functions").glob("*.py")}
+MODULES = LOYALTY | FUNCTIONS
+
+
+@cache
+def tree(path: Path) -> ast.Module:
+    return ast.parse(path.read_text("utf-8"), path.name)
+
+
+def imported(path: Path) -> set[str]:
+    """Every module that is imported, anywhere in the file, as `a.b.c`."""
+    names: set[str] = set()
+    for node in ast.walk(tree(path)):
+        match node:
+            case ast.Import():
+                names |= {alias.name for alias in node.names}
+            case ast.ImportFrom(module=module, level=level):
+                assert level == 0, f"{path.name}: imports are absolute"
+                assert module is not None
+                # `from loyalty import store` names a module, `from loyalty.store import Store` not.
+                names |= {f"{module}.{alias.name}" for alias in node.names}
+                names.add(module)
+    return names
+
+
+def packages(path: Path) -> set[str]:
+    return {name.partition(".")[0] for name in imported(path)}
+
+
+def of_loyalty(path: Path) -> set[str]:
+    """The modules of `loyalty` that are imported."""
+    parts = [name.split(".") for name in imported(path)]
+    return {name[1] for name in parts if name[0] == "loyalty" and len(name) > 1} & set(LOYALTY)
+
+
+def attributes(path: Path) -> Iterator[str]:
+    """Every dotted name that the file reads, `os.environ` as `os.environ`."""
+    for node in ast.walk(tree(path)):
+        if isinstance(node, ast.Attribute) and isinstance(node.value, ast.Name):
+            yield f"{node.value.id}.{node.attr}"
+
+
+def test_every_module_has_its_place() -> None:
+    assert set(LOYALTY) == DOMAIN | set(BESIDE) | {"__init__"}
+    assert not of_loyalty(LOYALTY["__init__"])
+
+
+@pytest.mark.parametrize("name", sorted(DOMAIN))
+def test_the_domain_imports_downwards_only(name: str) -> None:
+    below: set[str] = set()
+    for layer in LAYERS:
+        if name in layer:
+            break
+        below |= layer
+    wrong = of_loyalty(LOYALTY[name]) - below
+    assert not wrong, f"{name} imports upwards or sideways: {sorted(wrong)}"
+
+
+@pytest.mark.parametrize("name", sorted(BESIDE))
+def test_a_module_beside_the_domain_imports_what_it_is_for(name: str) -> None:
+    assert of_loyalty(LOYALTY[name]) <= BESIDE[name]
+
+
+def test_only_the_store_knows_the_sdk() -> None:
+    assert {name for name, path in MODULES.items() if packages(path) & SDK} == {"store"}
+
+
+@pytest.mark.parametrize("name", sorted(set(MODULES) - {"edge"}))
+def test_only_the_edge_reads_the_environment_and_the_clock(name: str) -> None:
+    names = set(attributes(MODULES[name]))
+    from_time = {"time.time", "time.time_ns", "time.localtime", "time.gmtime"}
+    now = {f"{what}.{how}" for what in ("datetime", "date") for how in ("now", "utcnow", "today")}
+    environment = {"os.environ", "os.environb", "os.getenv"}
+    assert not names & (from_time | now | environment)
+    assert not imported(MODULES[name]) & {
+        "os.environ", "os.getenv", "time.time", "time.time_ns"
+    }  # fmt: skip
+
+
+def test_the_clock_is_always_asked_for_in_its_place() -> None:
+    """A test clock is put in the place of `edge.clock`: a name bound elsewhere would not see it."""
+    for name, path in FUNCTIONS.items():
+        assert "loyalty.edge.clock" not in imported(path), f"{name} binds the clock's name"
+
+
+@pytest.mark.parametrize("name", sorted(FUNCTIONS))
+def test_a_function_stands_alone(name: str) -> None:
+    others = set(FUNCTIONS) - {name}
+    assert not packages(FUNCTIONS[name]) & others, "a function imports another one"
+    assert "tools" not in packages(FUNCTIONS[name])
+
+
+@pytest.mark.parametrize("name", sorted(MODULES))
+def test_nothing_is_read_or_connected_at_import(name: str) -> None:
+    """What runs at import is definitions: no environment, no client, no file."""
+    calls = {"open", "print", "input", "exec", "eval"}
+    assert calls <= set(dir(builtins))
+    for node in tree(MODULES[name]).body:
+        if isinstance(node, ast.FunctionDef | ast.ClassDef):
+            continue
+        for inner in ast.walk(node):
+            if isinstance(inner, ast.Call) and isinstance(inner.func, ast.Name):
+                assert inner.func.id not in calls
+            if isinstance(inner, ast.Attribute) and isinstance(inner.value, ast.Name):
+                assert f"{inner.value.id}.{inner.attr}" not in {
+                    "os.environ", "os.getenv", "boto3.client", "boto3.resource", "sys.path"
+                }  # fmt: skip
+
+
+def test_no_import_is_a_trick() -> None:
+    """No path is changed, no import is tried and forgiven, nothing is loaded by its name."""
+    for name, path in MODULES.items():
+        for node in ast.walk(tree(path)):
+            if isinstance(node, ast.Try):
+                tried = {type(each) for statement in node.body for each in ast.walk(statement)}
+                assert not tried & {ast.Import, ast.ImportFrom}, f"{name} forgives an import"
+        assert "sys.path" not in set(attributes(path)), name
+        assert not packages(path) & {"importlib", "imp", "runpy"}, name
+
+
+def test_no_test_reaches_into_the_path_either() -> None:
+    for path in (ROOT / "tests").glob("*.py"):
+        assert "sys.path" not in set(attributes(path)), path.name
