@@ -580,7 +580,8 @@ FIELDS: list[tuple[str, str, Any, tuple[tuple[str, str], ...]]] = [
             "/phone": dict.fromkeys(("", "12", "call me", "1" * 40, "+33\n1234", "١٢٣٤"),
                                     "bad_format"),
             "/name": {"": "out_of_range", "x" * 257: "out_of_range", "No\x00or": "bad_text",
-                      "\x1b[2J": "bad_text"},
+                      # DEFECT: DEL and the C1 controls pass; \x9b begins a terminal's commands.
+                      "\x1b[2J": "bad_text", "No\x7for": "bad_text", "\x9b2J": "bad_text"},
             "/groups/0": {"": "out_of_range", LONG_ID: "out_of_range", "\n": "bad_text"},
             "/timezone": {"": "out_of_range", "Mars/Olympus": "bad_time_zone",
                           "../../etc/passwd": "bad_time_zone", "/etc/passwd": "bad_time_zone",
@@ -821,7 +822,7 @@ def assert_problem(answer: httpx.Response, status: int | tuple[int, ...]) -> dic
     assert problem["status"] == answer.status_code
     assert problem["type"].endswith(problem["code"])
     assert problem["detail"]
-    assert problem["request_id"]
+    assert problem["request_id"] == answer.headers["apigw-requestid"], "as the access log has it"
     for error in problem["errors"]:
         assert set(error) == {"pointer", "code", "detail"}
         assert re.fullmatch(r"(/([^~/]|~[01])*)*", error["pointer"], re.DOTALL)
@@ -934,7 +935,7 @@ def test_the_largest_values_that_fit_are_no_fault(inside: Target) -> None:
     """500 lines of the largest amount: more points than a member may hold, refused as that."""
     fresh = furnished(inside.http, inside.headers, lambda _: None, "fresh")
     every_cent = {"rule_id": "all", "trigger": "purchase", "earn": {"points": 1, "per_amount": 1}}
-    document = shop(program_id=fresh.program_id, limits=[], rules=[every_cent])
+    document = shop(program_id=fresh.program_id, limits=[], expiry=[], rules=[every_cent])
     assert fresh.post("program", document).status_code == 200
 
     lines = [{**LINE, "line_id": str(number), "amount": 10**15} for number in range(500)]

@@ -36,7 +36,7 @@ class Town:
     def __init__(self, engine: Engine, tables: Tables, clients: Clients) -> None:
         self.endpoint = engine.endpoint
         self.tables = tables
-        self.client = workers.connect(engine.endpoint)
+        self.client = engine.client(parameter_validation=False)
         self._clients = clients
 
     def prepare(self, *calls: Call) -> None:

@@ -87,7 +87,7 @@ class Stage:
     def __init__(self, engine: Engine, tables: Tables) -> None:
         self.endpoint = engine.endpoint
         self.tables = tables
-        self.direct = workers.connect(engine.endpoint)
+        self.direct = engine.client(parameter_validation=False)
         self.client = workers.connect(engine.endpoint)
         self.faults = Faults(self.client)
         for days, call in (

@@ -354,6 +354,13 @@ def test_a_check_in_is_an_event_that_can_be_taken_back(shop: Shop) -> None:
     assert (answer.status_code, answer.json()["points"], answer.json()["balance"]) == (201, 5, 50)
 
 
+def test_a_check_in_under_the_longest_key_can_be_taken_back_too(shop: Shop) -> None:
+    checked_in = shop.scan(shop.code(), "v" * 128).json()
+    # DEFECT: its event_id is longer than an event_id may be in the body of a reversal.
+    answer = reverse(shop, checked_in["event_id"])
+    assert (answer.status_code, answer.json().get("points")) == (201, 5)
+
+
 def test_only_events_can_be_taken_back(shop: Shop) -> None:
     """Redemptions and enrolments stand under keys, as check-ins do, and are no events."""
     shop.send("POST", "/members", {"member_id": "noor"}, key="joining")
@@ -588,6 +595,44 @@ def test_a_withdrawn_code_is_no_longer_good(shop: Shop) -> None:
     page = shop.service.http.get(f"/c/{old}")
     assert (page.status_code, page.headers["content-type"][:9]) == (403, "text/html")
     assert shop.scan(new).status_code == 201
+
+
+def test_a_repeat_is_recognised_before_anything_else_is_judged(
+    shop: Shop, at: Callable[[str], None]
+) -> None:
+    """The code withdrawn, the rules changed, the points spent: the first answer stays."""
+    code = shop.code()
+    shop.buy("order-1", 10000)
+    firsts = [
+        shop.scan(code, "visit-1"),
+        shop.redeem("checkout-1", reward_id="free-coffee"),
+        shop.redeem("checkout-2", points=55),
+    ]
+    assert shop.available() == 0
+    document = shop_program(program_id=shop.program_id, rewards=[], locations=[], rules=[BY_EURO])
+    shop.send("PUT", "/program", document, scope="admin", if_match='"1"').raise_for_status()
+    at("2030-01-01T00:00:00Z")
+    agains = [
+        shop.scan(code, "visit-1"),
+        shop.redeem("checkout-1", reward_id="free-coffee"),
+        shop.redeem("checkout-2", points=55),
+    ]
+    for first, again in zip(firsts, agains, strict=True):
+        assert (first.status_code, again.status_code) == (201, 201)
+        assert again.content == first.content
+        assert again.headers["idempotency-replayed"] == "true"
+    assert shop.available() == 0
+
+
+def test_the_same_ids_in_two_programs_are_two_things(
+    shop: Shop, open_shop: Callable[..., Shop]
+) -> None:
+    other = open_shop()
+    for each in (shop, other):
+        assert each.award("review-1").status_code == 201
+        assert each.redeem("checkout-1", points=5).status_code == 201
+        assert each.scan(each.code(), "visit-1").status_code == 201
+        assert each.available() == 50 + 10 - 5 + 5
 
 
 def test_codes_that_are_not_this_programs_own_leave_no_trace(

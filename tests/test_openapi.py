@@ -27,9 +27,9 @@ def test_the_document_is_valid_openapi() -> None:
     openapi_spec_validator.validate(json.loads(json.dumps(DOCUMENT)))
 
 
-@pytest.mark.parametrize(("method", "path", "operation"), OPERATIONS)
+@pytest.mark.parametrize(("path", "operation"), [each[1:] for each in OPERATIONS])
 def test_every_operation_states_its_scopes_and_its_problems(
-    method: str, path: str, operation: dict[str, object]
+    path: str, operation: dict[str, object]
 ) -> None:
     assert operation["summary"]
     is_public = not path.startswith("/v1/")

@@ -218,7 +218,7 @@ class Shop:
     def __init__(self, engine: Engine, tables: Tables) -> None:
         self.tables = tables
         self.client = workers.connect(engine.endpoint)
-        self.direct = workers.connect(engine.endpoint)
+        self.direct = engine.client(parameter_validation=False)
         self.faults = Faults(self.client)
 
     def books(self) -> Books:
