@@ -1,8 +1,8 @@
 """Awards, and taking them back."""
 
 from loyalty import earning, projections, refunds
-from loyalty.commands import Event, Reversal
-from loyalty.decisions import CHECK_IN_EVENT, event_partition
+from loyalty.commands import CHECK_IN_EVENT, Event, Reversal
+from loyalty.decisions import event_partition
 from loyalty.edge import BASE, SHOP, App, Problem, Request, Response, answer, store
 from loyalty.model import Refusal
 

@@ -3,8 +3,7 @@
 from uuid import uuid4
 
 from loyalty import earning, projections
-from loyalty.commands import Scan
-from loyalty.decisions import CHECK_IN_EVENT
+from loyalty.commands import CHECK_IN_EVENT, Scan
 from loyalty.edge import ANYONE, BASE, App, Request, Response, answer, secrets, store
 
 handler = App()

@@ -143,14 +143,18 @@ def change(request: Request, command: Profile) -> Response:
         rulebook = store().rulebook_in_force(program_id, request.now)
         guard = request.key_guard(str(uuid4()), member_id)
         groups = command.groups or []
-        store().commit(
-            program_id,
-            [member_id],
-            guard,
-            lambda accounts, _: earning.regroup(
-                rulebook, accounts[member_id], guard, groups, request.now
-            ),
-        )
+        try:
+            store().commit(
+                program_id,
+                [member_id],
+                guard,
+                lambda accounts, _: earning.regroup(
+                    rulebook, accounts[member_id], guard, groups, request.now
+                ),
+            )
+        except Refusal as refusal:
+            if refusal.code != "nothing_due":  # a repeat: there is nothing to change
+                raise
     return Response(_member(request, member_id))
 
 

@@ -109,7 +109,7 @@ class Faults:
             return self._break(fault, operation, request)
         if operation in self._rewrites:
             answer = json.loads(self._session.send(request).content)
-            asked = json.loads(request.body)
+            asked = asked_of(request)
             return _answer(request, 200, self._rewrites[operation](asked, answer))
         return None
 
@@ -155,6 +155,12 @@ class Faults:
                 os._exit(KILLED)
 
 
+def asked_of(request: AWSPreparedRequest) -> Any:
+    """What a request asks for, as JSON has it."""
+    body: Any = request.body
+    return json.loads(body)
+
+
 def cancelled(request: AWSPreparedRequest, *reasons: Mapping[str, Any]) -> AWSResponse:
     """The answer to a transaction that was cancelled for these reasons, as JSON has them."""
     codes = ", ".join(reason["Code"] for reason in reasons)
@@ -168,7 +174,7 @@ def cancelled(request: AWSPreparedRequest, *reasons: Mapping[str, Any]) -> AWSRe
 
 def _cancelled(request: AWSPreparedRequest, code: str) -> AWSResponse:
     # The first item met it: the account, which is the one that is shared.
-    items = json.loads(request.body)["TransactItems"]
+    items = asked_of(request)["TransactItems"]
     return cancelled(request, {"Code": code}, *[{"Code": "None"}] * (len(items) - 1))
 
 
@@ -184,5 +190,5 @@ class _Raw(io.BytesIO):
 
 def _answer(request: AWSPreparedRequest, status: int, body: Any) -> AWSResponse:
     content = body if isinstance(body, str) else json.dumps(body)
-    headers = {"content-type": "application/x-amz-json-1.0"}
+    headers: Any = {"content-type": "application/x-amz-json-1.0"}
     return AWSResponse(request.url, status, headers, _Raw(content.encode()))

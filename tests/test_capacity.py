@@ -24,6 +24,7 @@ from tools.engine import Engine, Tables
 
 NOW = milliseconds(NOON)
 TODAY = 20_530
+NOTHING = Decimal(0)
 UNITS = Decimal(1)
 HALF = Decimal("0.5")
 ENTRIES = 10_000
@@ -154,13 +155,13 @@ def test_a_command_costs_the_same_at_the_first_entries_and_at_10000(
 
 @pytest.mark.parametrize("who", ["new", "old"])
 def test_a_balance_is_half_a_read_unit(regulars: Till, who: str) -> None:
-    assert regulars.cost(workers.balance(who), status=200) == (0, HALF)
+    assert regulars.cost(workers.balance(who), status=200) == (NOTHING, HALF)
 
 
 @pytest.mark.parametrize("lots", [1, 60])
 def test_a_balance_of_many_lots_is_half_a_read_unit(till: Till, lots: int) -> None:
     till.put(member("ana", lots=lots))
-    assert till.cost(workers.balance("ana"), status=200) == (0, HALF)
+    assert till.cost(workers.balance("ana"), status=200) == (NOTHING, HALF)
 
 
 def test_a_page_of_25_entries_is_at_most_two_read_units(regulars: Till) -> None:
@@ -194,7 +195,7 @@ def test_a_replay_reads_half_a_unit_and_writes_nothing(till: Till, name: str) ->
     before = Books.read(till.direct, till.tables)
     # A write that fails is charged in the cloud, and reported nowhere. A second scan is refused at
     # first sight, so that its key is read, by one unit, and no write is tried.
-    assert till.cost(call("ana")) == (0, 3 * HALF if name == "check-in" else HALF)
+    assert till.cost(call("ana")) == (NOTHING, 3 * HALF if name == "check-in" else HALF)
     assert Books.read(till.direct, till.tables) == before
 
 

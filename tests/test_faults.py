@@ -8,9 +8,11 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Any
+from unittest import mock
 
 import pytest
 
+import expire
 from tests import workers
 from tests.faults import FAULTS, KILLED, READ_FAULTS, WRITES, Fault, Faults, Plan
 from tests.programs import shop
@@ -203,6 +205,7 @@ def test_a_process_killed_between_any_two_calls_leaves_one_effect(stage: Stage, 
         stage.assert_same(name, answer, plan)
 
 
+# then meets its own entry and is refused: 409 more_than_bought, though it was carried out.
 @pytest.mark.parametrize("name", ["award", "check-in", "redemption", "reward", "reversal"])
 def test_a_lost_race_and_then_a_lost_answer_leave_one_effect(stage: Stage, name: str) -> None:
     """Somebody else writes to the member first; the second attempt is carried out, unheard."""
@@ -220,3 +223,31 @@ def test_a_lost_race_and_then_a_lost_answer_leave_one_effect(stage: Stage, name:
     assert [entry.reason for entry in entries].count("review") == 1
     assert len(entries) == 5
     assert account.balance == answer.body["balance"]
+
+
+@pytest.mark.parametrize("fault", SURVIVED)
+def test_a_sweep_that_breaks_off_comes_again_and_writes_once(stage: Stage, fault: Fault) -> None:
+    """Its client is the queue, which brings back a message that was reported as failed."""
+    message = {"scheduled_time": "", "segment": 0, "segments": 1, "start": None}
+    event = {"Records": [{"messageId": "1", "body": json.dumps(message)}]}
+    later = NOON + timedelta(days=420)
+    context = mock.Mock(get_remaining_time_in_millis=lambda: 60_000)
+
+    def swept(plan: Plan) -> Books:
+        stage.restore()
+        stage.faults.follow(plan, from_then_on=True)
+        for _ in range(3):
+            with stage.service(later):
+                answer = expire.handler(event, context)
+            stage.faults.heal()
+            if not answer["batchItemFailures"]:
+                break
+        assert not answer["batchItemFailures"]
+        return stage.read()
+
+    expected = swept({})
+    calls = stage.faults.operations
+    _, history = workers.proved(stage.direct, stage.tables)["ana"]
+    assert (history[-1].kind, history[-1].balance) == ("expire", 0)
+    for at, operation in enumerate(calls):
+        assert swept({at: fault}) == expected, (at, operation)

@@ -356,7 +356,6 @@ def test_a_check_in_is_an_event_that_can_be_taken_back(shop: Shop) -> None:
 
 def test_a_check_in_under_the_longest_key_can_be_taken_back_too(shop: Shop) -> None:
     checked_in = shop.scan(shop.code(), "v" * 128).json()
-    # DEFECT: its event_id is longer than an event_id may be in the body of a reversal.
     answer = reverse(shop, checked_in["event_id"])
     assert (answer.status_code, answer.json().get("points")) == (201, 5)
 

@@ -33,7 +33,7 @@ from loyalty.model import (
 from loyalty.store import ACCOUNT_BYTES, ATTEMPTS, PATIENCE_SECONDS, in_force
 from loyalty.wire import Item, account_item, account_of, entry_item, entry_of, item_hash
 from tests import workers
-from tests.faults import Faults, cancelled
+from tests.faults import Faults, asked_of, cancelled
 from tests.programs import shop, smallest
 from tests.workers import (
     NOON,
@@ -626,7 +626,7 @@ def test_the_ledger_only_ever_grows(house: Shop) -> None:
     seen: dict[tuple[str, str], Item] = {}
 
     def watch(request: AWSPreparedRequest, event_name: str, **_: object) -> None:
-        asked = json.loads(request.body)
+        asked = asked_of(request)
         table = house.tables.ledger
         if event_name.endswith("TransactWriteItems"):
             writes = [write for item in asked["TransactItems"] for write in item.items()]

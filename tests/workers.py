@@ -459,8 +459,10 @@ def size(item: Item) -> int:
     def of(value: Mapping[str, Any]) -> int:
         [(kind, content)] = value.items()
         if kind == "N":
-            return (len(content.strip("-")) + 1) // 2 + 1 + content.startswith("-")
-        return len(content.encode() if kind == "S" else content)
+            digits = len(content.removeprefix("-"))
+            return (digits + 1) // 2 + 1 + (digits < len(content))
+        raw: bytes = content.encode() if kind == "S" else content
+        return len(raw)
 
     return sum(len(name.encode()) + of(value) for name, value in item.items())
 

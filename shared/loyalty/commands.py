@@ -25,6 +25,8 @@ from pydantic_core import PydanticCustomError
 from loyalty.dates import milliseconds
 from loyalty.model import MAX_POINTS
 
+CHECK_IN_EVENT = "check-in:"
+"""Check-ins are events too; this is how the id of one begins, and no other event's may."""
 MAX_LINES = 500
 """The largest basket: its entry stays far below DynamoDB's 400 KB item limit."""
 
@@ -70,8 +72,11 @@ def _printable(value: str) -> str:
     return value
 
 
+_CONTROLS = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029]")
+
+
 def _clean(value: str) -> str:
-    if any(ord(character) < 32 for character in value):
+    if _CONTROLS.search(value):
         raise PydanticCustomError("bad_text", "must not hold control characters")
     return value
 
@@ -82,6 +87,13 @@ def _zone(value: str) -> str:
     except (ZoneInfoNotFoundError, ValueError, OSError):
         raise PydanticCustomError("bad_time_zone", "must be an IANA time zone") from None
     return value
+
+
+def _event_id(value: str) -> str:
+    # A check-in's id is longer than the key that it is made of.
+    if not 1 <= len(value.removeprefix(CHECK_IN_EVENT)) <= 128:
+        raise PydanticCustomError("out_of_range", "must have at most 128 characters")
+    return _printable(value)
 
 
 def _attribute(value: Any) -> str | int | bool:
@@ -190,7 +202,7 @@ class ReturnedLine(Body):
 class Reversal(Body):
     """A refund of an event: by lines, by amount, or (neither) of everything."""
 
-    event_id: Key
+    event_id: Annotated[str, StringConstraints(min_length=1), AfterValidator(_event_id)]
     refund_id: Key
     lines: Annotated[list[ReturnedLine], Field(min_length=1, max_length=MAX_LINES)] | None = None
     amount: Annotated[int, Field(ge=1, le=MAX_POINTS)] | None = None

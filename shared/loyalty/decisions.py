@@ -11,13 +11,11 @@ from datetime import date, datetime
 from hashlib import sha256
 from typing import Any
 
+from loyalty.commands import CHECK_IN_EVENT
 from loyalty.dates import day_number, from_milliseconds, local_date
 from loyalty.lots import advance, due_on
 from loyalty.model import MAX_POINTS, Account, Day, Entry, Kind, Posting, Refusal
 from loyalty.rules import Rulebook
-
-CHECK_IN_EVENT = "check-in:"
-"""Check-ins are events too; this is how the id of one begins, and no other event's may."""
 
 
 @dataclass(frozen=True, slots=True)

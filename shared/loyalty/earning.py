@@ -167,9 +167,12 @@ def enrol(
 def regroup(
     rulebook: Rulebook, account: Account | None, guard: Guard, groups: Iterable[str], now: int
 ) -> Decision:
-    """A member's buyer groups, set anew."""
+    """A member's buyer groups, set anew; Refusal `nothing_due` where they are those already."""
     draft = Draft(rulebook, known(account), now)
-    return Decision((draft.entry("update", guard, groups=tuple(sorted(set(groups)))),))
+    named = tuple(sorted(set(groups)))
+    if named == draft.before.groups:
+        raise Refusal("nothing_due", "The groups are these already.")
+    return Decision((draft.entry("update", guard, groups=named),))
 
 
 def check_in(

@@ -206,7 +206,7 @@ class Request:
         Problem `forbidden`, whether the other member exists or not.
         """
         if self.caller.is_only_a_member:
-            if member_id is not None and member_id != self.caller.member_id:
+            if self.caller.member_id is None or member_id not in (None, self.caller.member_id):
                 raise Problem("forbidden", "A member's token reaches that member only.")
             member_id = self.caller.member_id
         if member_id is None:

@@ -9,7 +9,7 @@ from dataclasses import replace
 from typing import Any, Literal, NotRequired, TypedDict, cast
 
 from loyalty.codes import Secrets, voucher_code
-from loyalty.commands import Order
+from loyalty.commands import CHECK_IN_EVENT, Order
 from loyalty.dates import (
     day_begins,
     day_number,
@@ -19,7 +19,7 @@ from loyalty.dates import (
     milliseconds,
     rfc3339,
 )
-from loyalty.decisions import CHECK_IN_EVENT, redemption_id
+from loyalty.decisions import redemption_id
 from loyalty.lots import advance, expiring
 from loyalty.model import Account, Entry, Posting
 from loyalty.redeeming import discount

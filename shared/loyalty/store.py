@@ -441,10 +441,11 @@ class Store:
                 return Committed(sealed[0], False, sent)
             if isinstance(outcome, Entry):
                 return _replay(outcome, guard, sent)
+            # Only a failed transaction that saw the key free, and these accounts at that moment,
+            # leaves nothing open: an answer that was lost may have been an effect.
+            certain = outcome.key_was_free and len(outcome.accounts) == len(members)
             if outcome.accounts:
                 accounts, history = {**accounts, **outcome.accounts}, None
-                # The failed transaction saw the key free and these accounts at one moment.
-                certain = outcome.key_was_free and len(outcome.accounts) == len(members)
             pause = self._jitter() * BACKOFF_SECONDS * 2**attempt
             if attempt + 1 == ATTEMPTS or self._monotonic() - begun + pause > PATIENCE_SECONDS:
                 break

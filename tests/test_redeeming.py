@@ -1,0 +1,290 @@
+"""Spending points: how many, on what, and what one gets for them."""
+
+from __future__ import annotations
+
+import re
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from loyalty.codes import Secrets, voucher_code, voucher_hash
+from loyalty.decisions import redemption_id
+from loyalty.model import NEVER, Entry, Posting
+from loyalty.projections import Redeemed, redeemed
+from tests.programs import smallest
+from tests.strategies import DAY, SECRETS, Ledger, instant, number, refused
+
+ZONE = "Europe/Paris"
+NOW = instant("2026-03-10T13:00", ZONE)
+RULE: dict[str, Any] = {
+    "rule_id": "purchase",
+    "trigger": "purchase",
+    "earn": {"points": 1, "per_amount": 1},
+}
+
+
+def reward(**more: Any) -> dict[str, Any]:
+    return {"reward_id": "gift", "kind": "gift", "cost": 40} | more
+
+
+def member(points: int = 100, *rewards: dict[str, Any], **more: Any) -> Ledger:
+    """A member with so many points."""
+    ledger = Ledger(smallest(rules=[RULE], rewards=list(rewards), **more))
+    ledger.enrol(NOW)
+    if points:
+        ledger.buy(NOW, points)
+    return ledger
+
+
+def answer(ledger: Ledger, entry: Entry) -> Redeemed:
+    return redeemed(ledger.rulebook, entry, SECRETS)
+
+
+# How many
+
+
+def test_all_that_is_available_can_be_spent_and_not_one_point_more() -> None:
+    ledger = member(100)
+    with refused("insufficient_points", missing_points=1):
+        ledger.redeem(NOW, 101)
+    entry = ledger.redeem(NOW, 100)
+    assert (entry.points, entry.balance) == (-100, 0)
+    with refused("insufficient_points", missing_points=1):
+        ledger.redeem(NOW, 1)
+
+
+@given(st.integers(0, 60), st.lists(st.integers(1, 40), max_size=6))
+def test_never_more_than_available(points: int, wishes: list[int]) -> None:
+    ledger = member(points)
+    left = points
+    for wish in wishes:
+        if wish > left:
+            with refused("insufficient_points", missing_points=wish - left):
+                ledger.redeem(NOW, wish)
+        else:
+            left -= wish
+            assert ledger.redeem(NOW, wish).balance == left
+
+
+def test_plain_points_have_no_voucher() -> None:
+    ledger = member(100)
+    entry = ledger.redeem(NOW, 30)
+    assert answer(ledger, entry) == {
+        "redemption_id": redemption_id(entry),
+        "entry_id": "ann.3",
+        "member_id": "ann",
+        "status": "captured",
+        "points": 30,
+        "balance": 70,
+    }
+    assert ledger.records == []
+
+
+def test_pending_points_cannot_be_spent() -> None:
+    ledger = member(100, pending={"purchase": "P14D"})
+    with refused("insufficient_points", missing_points=1):
+        ledger.redeem(NOW, 1)
+    assert ledger.redeem(instant("2026-03-24T00:00", ZONE), 100).balance == 0
+
+
+def test_points_can_be_spent_through_the_whole_day_before_they_expire() -> None:
+    ledger = member(100, expiry=[{"after": "P1M"}])
+    last = instant("2026-04-09T23:59:59", ZONE)
+    assert ledger.redeem(last, 60).balance == 40
+    with refused("insufficient_points", missing_points=40):
+        ledger.redeem(last + 1000, 40)
+
+
+def test_who_owes_points_has_none_to_spend() -> None:
+    ledger = member(100, refunds={"shortfall": "debt"})
+    ledger.redeem(NOW, 100)
+    ledger.reverse(NOW, ledger.entries[1])
+    with refused("insufficient_points", missing_points=5):
+        ledger.redeem(NOW, 5)
+
+
+def test_points_that_expire_first_are_spent_first() -> None:
+    short = {
+        "rule_id": "quiz",
+        "trigger": "quiz",
+        "earn": {"points": 10},
+        "expiry": [{"after": "P1W"}],
+    }
+    ledger = Ledger(smallest(rules=[RULE, short]))
+    ledger.enrol(NOW)
+    ledger.buy(NOW, 50)
+    ledger.award(NOW, {"type": "quiz"})
+    entry = ledger.redeem(NOW, 25)
+    assert entry.postings == (
+        Posting("redeem", number("2026-03-10"), lots=((number("2026-03-17"), -10), (NEVER, -15))),
+    )
+
+
+def test_who_is_not_a_member_spends_nothing() -> None:
+    ledger = Ledger(smallest())
+    with refused("member_not_found"):
+        ledger.redeem(NOW, 1)
+
+
+# Rewards
+
+
+def test_a_reward_costs_what_it_says() -> None:
+    ledger = member(100, reward(cost=40))
+    entry = ledger.redeem(NOW, reward_id="gift")
+    shown = answer(ledger, entry)
+    assert (shown["points"], shown["balance"], shown["reward_id"]) == (40, 60, "gift")
+    ledger.redeem(NOW, 30)
+    with refused("insufficient_points", missing_points=10):
+        ledger.redeem(NOW, reward_id="gift")
+
+
+def test_an_unknown_reward_is_refused() -> None:
+    with refused("reward_not_found"):
+        member(100, reward()).redeem(NOW, reward_id="other")
+
+
+@pytest.mark.parametrize(
+    ("at", "offered"),
+    [
+        ("2026-03-31T23:59:59", False),
+        ("2026-04-01T00:00", True),
+        ("2026-04-30T23:59:59", True),
+        ("2026-05-01T00:00", False),
+    ],
+)
+def test_a_reward_has_a_window_of_local_dates(at: str, offered: bool) -> None:
+    ledger = member(100, reward(when={"from": "2026-04-01", "until": "2026-04-30"}))
+    if offered:
+        assert ledger.redeem(instant(at, ZONE), reward_id="gift").points == -40
+    else:
+        with refused("reward_unavailable"):
+            ledger.redeem(instant(at, ZONE), reward_id="gift")
+
+
+def test_a_reward_may_be_for_some_groups_only() -> None:
+    ledger = member(100, reward(when={"groups": ["vip", "staff"]}))
+    with refused("reward_locked"):
+        ledger.redeem(NOW, reward_id="gift")
+    ledger.regroup(NOW, ["staff"])
+    assert ledger.redeem(NOW, reward_id="gift").points == -40
+
+
+# Vouchers
+
+
+def test_a_reward_comes_with_a_voucher_until_its_date() -> None:
+    ledger = member(100, reward(voucher_validity="P30D"), reward(reward_id="other", cost=1))
+    voucher = answer(ledger, ledger.redeem(NOW, reward_id="gift"))["voucher"]
+    assert voucher["expires_on"] == "2026-04-09"
+    # Twenty characters of 5 bits: 100 bits, in groups that can be read out.
+    assert re.fullmatch(r"([0-9A-HJKMNP-TV-Z]{5}-){3}[0-9A-HJKMNP-TV-Z]{5}", voucher["code"])
+    other = answer(ledger, ledger.redeem(NOW, reward_id="other"))["voucher"]
+    assert other["expires_on"] is None
+    assert other["code"] != voucher["code"]
+
+
+def test_the_table_holds_only_the_vouchers_hash() -> None:
+    ledger = member(100, reward(voucher_validity="P30D"))
+    entry = ledger.redeem(NOW, reward_id="gift")
+    code = answer(ledger, entry)["voucher"]["code"]
+    [record] = ledger.records
+    assert record.partition == f"test#voucher#{voucher_hash(code)}"
+    assert record.fields == {
+        "redemption_id": redemption_id(entry),
+        "member_id": "ann",
+        "reward_id": "gift",
+        "status": "issued",
+        "expires_on": number("2026-04-09"),
+    }
+    for stored in (repr(ledger.items), repr(record)):
+        assert code not in stored
+        assert code.replace("-", "") not in stored
+
+
+def test_a_replay_shows_the_same_voucher_also_after_the_secret_was_changed() -> None:
+    ledger = member(100, reward())
+    entry = ledger.redeem(NOW, reward_id="gift")
+    first = answer(ledger, entry)
+    rotated = Secrets({**SECRETS.versions, 2: b"a newer secret"})
+    assert redeemed(ledger.rulebook, entry, rotated) == first
+    # What is handed out from now on is under the new one.
+    code = voucher_code(rotated, rotated.current, "test", redemption_id(entry))
+    assert code != first["voucher"]["code"]
+
+
+def test_vouchers_of_two_programs_and_two_secrets_have_nothing_in_common() -> None:
+    other = Secrets({1: b"another secret"})
+    codes = {
+        voucher_code(secrets, 1, program_id, redemption)
+        for secrets in (SECRETS, other)
+        for program_id in ("a", "b")
+        for redemption in ("r-1", "r-2")
+    }
+    assert len(codes) == 8
+
+
+def test_a_voucher_is_found_however_it_is_typed() -> None:
+    code = voucher_code(SECRETS, 1, "test", "r-1")
+    assert voucher_hash(code.lower().replace("-", " ")) == voucher_hash(code)
+    assert voucher_hash(code) != voucher_hash(code[:-1] + ("0" if code[-1] != "0" else "1"))
+    assert len(voucher_hash(code)) * 4 >= 80
+
+
+# Discounts
+
+
+def off(order: dict[str, Any] | None = None, **discount: Any) -> Any:
+    ledger = member(100, reward(kind="discount", discount=discount))
+    given = {} if order is None else {"order": {"order_id": "o-1", "currency": "EUR"} | order}
+    return answer(ledger, ledger.redeem(NOW, reward_id="gift", **given))["discount"]
+
+
+def test_a_discount_of_an_amount() -> None:
+    assert off(amount=500) == {"amount": 500, "currency": "EUR"}
+    assert off({"amount": 2000}, amount=500) == {"amount": 500, "currency": "EUR"}
+
+
+def test_a_discount_of_a_percentage_of_the_order() -> None:
+    assert off({"amount": 1999}, percent="10") == {"amount": 199, "currency": "EUR"}
+    assert off({"amount": 1000}, percent="12.5") == {"amount": 125, "currency": "EUR"}
+
+
+def test_a_percentage_takes_off_at_most_its_maximum() -> None:
+    assert off({"amount": 19_999}, percent="10", max_amount=2000)["amount"] == 1999
+    assert off({"amount": 20_010}, percent="10", max_amount=2000)["amount"] == 2000
+    assert off({"amount": 90_000}, percent="10", max_amount=2000)["amount"] == 2000
+
+
+def test_a_percentage_of_no_order_is_told_as_it_is() -> None:
+    assert off(percent="12.5") == {"percent": "12.5", "currency": "EUR"}
+    assert off(percent=10, max_amount=2000) == {
+        "percent": "10",
+        "max_amount": 2000,
+        "currency": "EUR",
+    }
+
+
+def test_an_order_in_another_currency_is_refused() -> None:
+    ledger = member(100, reward())
+    order = {"order_id": "o-1", "amount": 100, "currency": "USD"}
+    with refused("currency_mismatch", pointer="/order/currency"):
+        ledger.redeem(NOW, reward_id="gift", order=order)
+    assert len(ledger.entries) == 2
+
+
+def test_the_order_that_was_paid_for_is_remembered() -> None:
+    ledger = member(100)
+    order = {"order_id": "o-1", "amount": 100, "currency": "EUR"}
+    entry = ledger.redeem(NOW, 10, order=order)
+    assert answer(ledger, entry)["order_id"] == "o-1"
+
+
+def test_a_redemption_is_activity_and_earns_no_lifetime_points() -> None:
+    ledger = member(100)
+    ledger.redeem(NOW + 3 * DAY, 10)
+    assert ledger.account
+    assert ledger.account.active_on == number("2026-03-13")
+    assert ledger.account.lifetime == 100
