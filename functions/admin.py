@@ -4,11 +4,13 @@ from functools import cache
 from pathlib import Path
 from typing import Any, TypedDict
 
-from loyalty.dates import rfc3339
+from loyalty.advice import warnings
+from loyalty.dates import from_milliseconds, rfc3339
 from loyalty.edge import (
     ADMIN,
     ANYONE,
     BASE,
+    PROGRAM_BYTES,
     App,
     Problem,
     Request,
@@ -28,20 +30,34 @@ handler = App()
 HERE = Path(__file__).parent
 
 
-class Published(TypedDict):
+class Oddity(TypedDict):
+    """What the document probably does not mean, and where it says so."""
+
+    pointer: str
+    code: str
+    detail: str
+
+
+class Effective(TypedDict):
     """A version and the time from which it counts."""
 
     version: int
     effective_at: str
 
 
-class CurrentProgram(Published):
+class Published(Effective):
+    """A published version, with what is odd about it."""
+
+    warnings: list[Oddity]
+
+
+class CurrentProgram(Effective):
     """The version in force and its document."""
 
     program: dict[str, Any]
 
 
-class VersionRow(Published):
+class VersionRow(Effective):
     """A version as the list shows it."""
 
     published_at: str
@@ -68,6 +84,7 @@ class Health(TypedDict):
     answers={200: Published},
     problems=("invalid_program", "precondition_required", "version_conflict"),
     raw_document=True,
+    body_bytes=PROGRAM_BYTES,
 )
 def publish(request: Request) -> Response:
     """Publish a version of the program. `If-Match` names the version it replaces."""
@@ -78,9 +95,10 @@ def publish(request: Request) -> Response:
     if pair := colliding(program):
         fault = Fault("", "counter_collision", f"rename one of {pair[0]} and {pair[1]}")
         raise Faults([fault])
+    odd = warnings(program, from_milliseconds(request.now))
     versions = store().versions(request.program_id)
     if versions and store().document(request.program_id, versions[0].number) == request.document:
-        return _published(versions[0])  # a repeat, or nothing new: the answer is the same
+        return _published(versions[0], odd)  # a repeat, or nothing new: the answer is the same
     _check_precondition(request, versions[0].number if versions else None)
     version = store().publish(
         request.program_id,
@@ -92,7 +110,7 @@ def publish(request: Request) -> Response:
     )
     if version is None:
         raise Problem("version_conflict", "Another version was published at this moment.")
-    return _published(version)
+    return _published(version, odd)
 
 
 def _check_precondition(request: Request, newest: int | None) -> None:
@@ -105,8 +123,12 @@ def _check_precondition(request: Request, newest: int | None) -> None:
         raise Problem("version_conflict", f"The newest version is {newest}, not the one you mean.")
 
 
-def _published(version: Version) -> Response:
-    body: Published = {"version": version.number, "effective_at": _effective(version)}
+def _published(version: Version, odd: list[Fault]) -> Response:
+    body: Published = {
+        "version": version.number,
+        "effective_at": _effective(version),
+        "warnings": [{"pointer": f.pointer, "code": f.code, "detail": f.detail} for f in odd],
+    }
     return Response(body, headers={"ETag": f'"{version.number}"'})
 
 

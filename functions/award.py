@@ -36,9 +36,7 @@ def award(request: Request, event: Event) -> Response:
         request.program_id,
         [event.member_id],
         guard,
-        lambda accounts, history: earning.award(
-            rulebook, accounts[event.member_id], guard, event, request.now, history
-        ),
+        lambda known: earning.award(rulebook, known, guard, event, request.now),
     )
     entry = committed.entry
     decided = store().rulebook(request.program_id, entry.version)
@@ -68,15 +66,13 @@ def reverse(request: Request, command: Reversal) -> Response:
         request.program_id,
         [event.member_id],
         guard,
-        lambda accounts, history: refunds.reverse(
+        lambda known: refunds.reverse(
             rulebook,
-            accounts[event.member_id],
+            known,
             guard,
-            event,
             # Read after the account: a refund in between moves the account, and we come again.
-            store().entries(request.program_id, partition)[1:],
+            store().entries(request.program_id, partition),
             request.now,
-            history,
         ),
     )
     return answer(committed, projections.reversed_(committed.entry))

@@ -2,7 +2,6 @@
 
 from loyalty import projections
 from loyalty.commands import instant
-from loyalty.decisions import known
 from loyalty.edge import (
     ANYONE,
     BASE,
@@ -31,7 +30,7 @@ def balance(request: Request) -> Response:
     """A member's points now, or at a past time as they were answered then."""
     member_id = request.member(request.path["member_id"])
     rulebook = store().rulebook_in_force(request.program_id, request.now)
-    account = known(store().account(request.program_id, member_id))
+    account = store().member(request.program_id, member_id)
     if "as_of" not in request.query:
         return Response(projections.balance(rulebook, account, request.now))
     at = instant(request.query["as_of"])
@@ -61,7 +60,7 @@ def entries(request: Request) -> Response:
     # One entry may have been shown to its end on the page before, one tells whether there is more.
     found = store().history_page(request.program_id, member_id, limit=limit + 2, before=before)
     if not found and before is None:
-        known(store().account(request.program_id, member_id))
+        store().member(request.program_id, member_id)  # an empty history, or no such member
     rows: list[tuple[str, projections.HistoryRow]] = []
     for entry in found:
         rulebook = store().rulebook(request.program_id, entry.version)

@@ -35,15 +35,15 @@ def check_in(request: Request, scan: Scan) -> Response:
         request.program_id,
         [member_id],
         guard,
-        lambda accounts, history: earning.check_in(
+        lambda known: earning.check_in(
             rulebook,
-            accounts[member_id],
+            known,
             guard,
+            member_id,
             scan.code,
             secrets(),
             CHECK_IN_EVENT + key,
             request.now,
-            history,
         ),
     )
     entry = committed.entry

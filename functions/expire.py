@@ -9,11 +9,12 @@ goes on as a new message.
 import json
 from typing import Any
 
-from loyalty import edge, lifecycle
-from loyalty.dates import day_number, milliseconds
+from loyalty import celebrations, edge, lifecycle
+from loyalty.dates import day_number, from_milliseconds, local_date, milliseconds
 from loyalty.decisions import Decision
 from loyalty.edge import count, counting, logger, store, sweep_queue
-from loyalty.model import Account, Refusal
+from loyalty.model import Account, Day, Known, Refusal
+from loyalty.rules import Rulebook
 from loyalty.store import Unavailable, send_messages
 
 RESERVE_MILLISECONDS = 20_000
@@ -65,29 +66,61 @@ def _sweep_page(segment: int, segments: int, start: Any) -> tuple[Any, bool]:
     now = milliseconds(edge.clock())
     # The earliest time zone is a day ahead: what is due is decided at each program's own date.
     latest = day_number(edge.clock().date()) + 1
-    accounts, following = store().due_accounts(latest, segment, segments, start)
-    written = failed = 0
+    accounts, following = store().due_accounts(
+        latest, celebrations.feasts(edge.clock().date()), segment, segments, start
+    )
+    failed = 0
     for account in accounts:
         try:
-            written += _expire(account, now)
+            rulebook = store().rulebook_in_force(account.program_id, now)
+            count("SweptAccounts", _expire(rulebook, account, now))
+            for celebration in celebrations.due(rulebook, account, _today(rulebook, account, now)):
+                count("Celebrations", _celebrate(rulebook, account, celebration, now))
         except Unavailable:
             raise
         except Exception:  # noqa: BLE001  # whatever is wrong with it is wrong with this one alone
             failed += 1
             logger.exception("account not swept", program_id=account.program_id)
-    count("SweptAccounts", written)
     count("SweepFailures", failed)
     return following, not failed
 
 
-def _expire(account: Account, now: int) -> bool:
+def _today(rulebook: Rulebook, account: Account, now: int) -> Day:
+    at = from_milliseconds(max(now, account.recorded_at))
+    return day_number(local_date(at, rulebook.program.zone))
+
+
+def _celebrate(
+    rulebook: Rulebook, account: Account, celebration: celebrations.Celebration, now: int
+) -> bool:
+    """Pay a birthday or an anniversary, if it was not paid before and there is anything to pay."""
     program_id, member_id = account.program_id, account.member_id
-    rulebook = store().rulebook_in_force(program_id, now)
+    guard = celebration.guard(account)
+    if not rulebook.considered(celebration.kind):
+        return False
+    if store().entry(program_id, guard.partition, guard.sort) is not None:
+        return False
+
+    def decide(known: Known) -> Decision:
+        decision = celebrations.celebrate(rulebook, known, member_id, celebration, now)
+        if decision is None:
+            raise Refusal("nothing_due", "The rules give nothing for this day.")
+        return decision
+
+    try:
+        return not store().commit(program_id, [member_id], guard, decide).replayed
+    except Refusal:
+        return False
+
+
+def _expire(rulebook: Rulebook, account: Account, now: int) -> bool:
+    """Write down what fell due, if anything did."""
+    program_id, member_id = account.program_id, account.member_id
     if lifecycle.sweep(rulebook, account, now) is None:
         return False  # its local midnight has not come
 
-    def decide(accounts: Any, _: Any) -> Decision:
-        decision = lifecycle.sweep(rulebook, accounts[member_id], now)
+    def decide(known: Known) -> Decision:
+        decision = lifecycle.sweep(rulebook, known.account(member_id), now)
         if decision is None:
             raise Refusal("nothing_due", "Somebody else wrote it down.")
         return decision

@@ -37,8 +37,8 @@ def redeem(request: Request, command: Redemption) -> Response:
         request.program_id,
         [member_id],
         guard,
-        lambda accounts, _: redeeming.redeem(
-            rulebook, accounts[member_id], guard, command, secrets(), request.now
+        lambda known: redeeming.redeem(
+            rulebook, known.account(member_id), guard, command, secrets(), request.now
         ),
     )
     entry = committed.entry

@@ -20,9 +20,9 @@ from hypothesis import strategies as st
 
 from loyalty import earning, lifecycle, redeeming, refunds
 from loyalty.codes import CheckInCode, Secrets, check_in_code
-from loyalty.commands import Enrolment, Event, Redemption
-from loyalty.decisions import CHECK_IN_EVENT, Decision, Guard, Record, event_partition
-from loyalty.model import Account, Entry, History, NeedsHistory, Refusal
+from loyalty.commands import CHECK_IN_EVENT, Enrolment, Event, Redemption
+from loyalty.decisions import Decision, Guard, Record, event_partition
+from loyalty.model import Account, Entry, History, Known, NeedsHistory, Refusal
 from loyalty.program import parse
 from loyalty.rules import Rulebook
 from loyalty.wire import Item, account_item, account_of, entry_item, entry_of, sealed_hash
@@ -103,8 +103,8 @@ class Ledger:
         enrolment = Enrolment(member_id=self.member_id, groups=list(groups))
         guard = Guard(f"m#{self.member_id}", "0", b"")
         return self._commit(
-            lambda _: earning.enrol(
-                self.rulebook, self.account, guard, self.member_id, enrolment, "CODE", (), now
+            lambda known: earning.enrol(
+                self.rulebook, known, guard, self.member_id, enrolment, "CODE", "", (), now
             )
         )
 
@@ -113,9 +113,7 @@ class Ledger:
         body = {"event_id": f"event-{self._key()}", "member_id": self.member_id} | event
         command = Event.model_validate_json(json.dumps(body))
         guard = Guard(event_partition(command.event_id), "0", b"")
-        return self._commit(
-            lambda history: earning.award(self.rulebook, self.account, guard, command, now, history)
-        )
+        return self._commit(lambda known: earning.award(self.rulebook, known, guard, command, now))
 
     def buy(self, now: int, *amounts: int, **more: Any) -> Entry:
         """A purchase of one line for each amount, in the program's currency."""
@@ -130,15 +128,15 @@ class Ledger:
         key = self._key()
         guard = Guard(f"k#{key}", "0", b"")
         return self._commit(
-            lambda history: earning.check_in(
+            lambda known: earning.check_in(
                 self.rulebook,
-                self.account,
+                known,
                 guard,
+                self.member_id,
                 code,
                 SECRETS,
                 CHECK_IN_EVENT + key,
                 now,
-                history,
             )
         )
 
@@ -147,7 +145,9 @@ class Ledger:
         command = Redemption.model_validate({"points": points} | body)
         guard = Guard(f"k#{self._key()}", "0", b"")
         return self._commit(
-            lambda _: redeeming.redeem(self.rulebook, self.account, guard, command, SECRETS, now)
+            lambda known: redeeming.redeem(
+                self.rulebook, known.account(self.member_id), guard, command, SECRETS, now
+            )
         )
 
     def reverse(self, now: int, event: Entry, refund_id: str = "refund") -> Entry:
@@ -155,15 +155,15 @@ class Ledger:
         guard = Guard(event.partition, f"r#{refund_id}", b"")
         before = [e for e in self.entries if e.partition == event.partition and e.sort != "0"]
         return self._commit(
-            lambda history: refunds.reverse(
-                self.rulebook, self.account, guard, event, before, now, history
-            )
+            lambda known: refunds.reverse(self.rulebook, known, guard, [event, *before], now)
         )
 
     def regroup(self, now: int, groups: Iterable[str]) -> Entry:
         guard = Guard(f"k#{self._key()}", "0", b"")
         return self._commit(
-            lambda _: earning.regroup(self.rulebook, self.account, guard, groups, now)
+            lambda known: earning.update(
+                self.rulebook, known.account(self.member_id), guard, now, groups=groups
+            )
         )
 
     def sweep(self, now: int) -> Entry | None:
@@ -176,11 +176,11 @@ class Ledger:
         self._keys += 1
         return f"key-{self._keys}"
 
-    def _commit(self, decide: Callable[[History | None], Decision]) -> Entry:
+    def _commit(self, decide: Callable[[Known], Decision]) -> Entry:
         history = None
         while True:
             try:
-                return self._write(decide(history))
+                return self._write(decide(Known({self.member_id: self.account}, history)))
             except NeedsHistory as need:
                 if history is not None and need.since >= history.since:
                     raise AssertionError("asked again for a history that it has") from need

@@ -65,7 +65,6 @@ def test_what_is_no_duration_is_refused(text: str) -> None:
         Duration.parse(text)
 
 
-# DEFECT: the pattern of durations takes digits of any script, which the published schema refuses.
 def test_durations_are_written_in_ascii_digits() -> None:
     with pytest.raises(ValueError):
         Duration.parse("P１２M")

@@ -547,8 +547,6 @@ def test_a_cooldown_of_days_moves_the_local_date_at_the_same_hour() -> None:
     assert review(ledger, instant("2026-03-29T12:00", "Europe/Paris")).points == 3
 
 
-# DEFECT: only the newest event's time is kept, so that a late event between two that paid is
-# compared with the later one alone.
 def test_a_late_event_meets_the_cooldown_of_the_event_before_it() -> None:
     ledger = shop(rule(trigger="review", earn={"points": 3}, frequency=[{"every": "PT4H"}]))
     assert review(ledger, NOW).points == 3
@@ -731,14 +729,12 @@ def test_rules_that_tie_are_served_in_the_order_of_the_document() -> None:
     assert (rows["a"]["points"], rows["b"]["points"]) == (1, 0)
 
 
-# DEFECT: ties go in the order of evaluation, by priority, and not in the order of the document.
 def test_rules_that_tie_are_served_in_the_order_of_the_document_whatever_their_priority() -> None:
     ledger = shop(rule("a", earn=per(1, 200)), rule("b", earn=per(1, 200), priority=1))
     rows = why(ledger, basket(ledger, line(100)))
     assert (rows["a"]["points"], rows["b"]["points"]) == (1, 0)
 
 
-# DEFECT: a limit that the exact points keep is forgotten when rounding by line passes it.
 @pytest.mark.parametrize("mode", ["half_up", "ceil"])
 @pytest.mark.parametrize("where", ["rule", "program"])
 def test_rounding_by_line_passes_no_limit(mode: str, where: str) -> None:
@@ -751,7 +747,6 @@ def test_rounding_by_line_passes_no_limit(mode: str, where: str) -> None:
     assert earned(ledger, *[line(50)] * 20) == 10  # 20 × 0.5 is 10, rounded up by line 20
 
 
-# DEFECT: the same with rules.
 def test_rounding_by_rule_passes_no_limit_of_the_program() -> None:
     rules = [rule(f"r{i}", earn=per(1, 100)) for i in range(20)]
     rounding = {"mode": "ceil", "scope": "rule"}
@@ -759,8 +754,6 @@ def test_rounding_by_rule_passes_no_limit_of_the_program() -> None:
     assert earned(ledger, line(40)) == 10  # 20 × 0.4 is 8, rounded up by rule 20
 
 
-# DEFECT: a cap is spread over the lines before they are rounded, so that each falls below one
-# point. "cap: grant what is left".
 @pytest.mark.parametrize("scope", ["line", "rule"])
 def test_a_cap_grants_what_is_left_whatever_is_rounded(scope: str) -> None:
     rules = [rule(f"r{i}", earn=per(1, 100)) for i in range(20 if scope == "rule" else 1)]
@@ -773,7 +766,6 @@ def test_a_cap_grants_what_is_left_whatever_is_rounded(scope: str) -> None:
     assert earned(ledger, *lines) == 10  # of 20
 
 
-# DEFECT: what rounding by line or by rule takes away is shown as desired, as if a limit had bit.
 @pytest.mark.parametrize("scope", ["line", "rule"])
 def test_without_a_limit_what_is_granted_is_what_was_desired(scope: str) -> None:
     ledger = shop(
@@ -902,7 +894,6 @@ def test_an_award_of_the_most_points_is_granted_and_more_is_refused() -> None:
         )
 
 
-# DEFECT: desired_points may have any size. "Points are integers (64 bit)."
 def test_every_number_of_an_answer_fits_64_bits() -> None:
     ledger = shop(rule(earn=per(10**15, 1)), limits=[{"points": 10, "per": "transaction"}])
     try:

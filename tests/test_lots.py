@@ -238,7 +238,6 @@ def test_points_that_waited_past_their_whole_life_are_seen_to_come_and_go() -> N
     )
 
 
-# DEFECT: the rows of a sweep's entry are all of kind "expire", activations of 0 points included.
 def test_history_tells_activations_from_expiries_also_when_a_sweep_wrote_them() -> None:
     ledger = Ledger(smallest(expiry=[{"after": "P5D"}], pending={"review": "P3D"}, rules=[REVIEW]))
     ledger.enrol(instant("2026-03-01T12:00"))
@@ -437,8 +436,6 @@ def test_more_than_the_most_is_refused_before_it_is_owed_to_anyone() -> None:
     assert ledger.account == before
 
 
-# DEFECT: pending points are not counted when an award is granted. Once they are available, every
-# command of the member is refused with too_many_points, redemptions and the sweep included.
 def test_pending_points_never_become_too_many_to_spend() -> None:
     ledger = Ledger(
         smallest(pending={"review": "P1D"}, rules=[REVIEW | {"earn": {"points": 10**15}}])

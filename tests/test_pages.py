@@ -4,7 +4,6 @@ import base64
 import contextlib
 import hashlib
 import json
-import os
 import re
 import secrets
 import socket
@@ -13,17 +12,15 @@ import time
 from collections.abc import Callable, Iterator
 from datetime import UTC, datetime, timedelta
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
-from pathlib import Path
 from typing import NamedTuple
 from urllib.parse import parse_qs, urlencode, urlsplit
 
 import pytest
-from playwright.sync_api import Browser, Page, expect, sync_playwright
+from playwright.sync_api import Browser, Page, expect
 
 from loyalty import pages
 from loyalty.program import PointsName
 
-CHROMIUM = Path("/usr/bin/chromium")
 BEANS = PointsName(one="bean", other="beans")
 CODE = "bWFyYWlz.c2lnbmVk"
 API = "/v1/programs/beans/check-ins"
@@ -212,34 +209,10 @@ def world() -> Iterator[World]:
         server.server_close()
 
 
-@pytest.fixture(scope="module")
-def chromium() -> Iterator[Browser]:
-    if not CHROMIUM.exists():
-        reason = f"{CHROMIUM} is missing: install Debian's chromium to test the pages"
-        if os.environ.get("CI") == "true":
-            pytest.fail(reason)
-        pytest.skip(reason)
-    with sync_playwright() as playwright:
-        browser = playwright.chromium.launch(
-            executable_path=CHROMIUM,
-            args=[
-                "--no-sandbox",
-                "--disable-gpu",
-                "--disable-quic",
-                "--no-first-run",
-                "--disable-background-networking",
-                "--disable-component-update",
-                "--disable-sync",
-            ],
-        )
-        yield browser
-        browser.close()
-
-
 @pytest.fixture
-def phone(chromium: Browser) -> Iterator[Page]:
+def phone(browser: Browser) -> Iterator[Page]:
     """A tab on a phone; the test fails where a page breaks its own policy or a script fails."""
-    context = chromium.new_context(
+    context = browser.new_context(
         viewport={"width": 390, "height": 844}, locale="en-GB", timezone_id="Europe/Paris"
     )
     page = context.new_page()
@@ -746,8 +719,8 @@ def test_a_browser_without_storage_is_told_so(phone: Page, world: World) -> None
     assert world.posts == []
 
 
-def test_without_javascript_the_page_says_what_is_missing(chromium: Browser, world: World) -> None:
-    with contextlib.closing(chromium.new_context(java_script_enabled=False)) as context:
+def test_without_javascript_the_page_says_what_is_missing(browser: Browser, world: World) -> None:
+    with contextlib.closing(browser.new_context(java_script_enabled=False)) as context:
         page = context.new_page()
         page.goto(world.code_url)
         missing = page.locator("noscript .text")

@@ -1,6 +1,7 @@
 """The printed code: what a phone's camera sees is the address, whatever the names and colours."""
 
 import base64
+import contextlib
 import os
 import re
 import struct
@@ -15,12 +16,11 @@ import pytest
 import segno
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from playwright.sync_api import Browser, Page, sync_playwright
+from playwright.sync_api import Browser, Page
 
 from loyalty import pages, poster
 from loyalty.program import PointsName
 
-CHROMIUM = Path("/usr/bin/chromium")
 SVG = "{http://www.w3.org/2000/svg}"
 URL = "https://points.example.com/c/YmVhbnMubWFyYWlz.1.AbCdEfGhIjKlMnOpQrStUv"
 BEANS = PointsName(one="bean", other="beans")
@@ -82,20 +82,11 @@ def expected(url: str, quiet: int = 4) -> list[list[bool]]:
     return [[bool(module) for module in row] for row in code.matrix_iter(border=quiet)]
 
 
-@pytest.fixture(scope="module")
-def print_preview() -> Iterator[Page]:
+@pytest.fixture
+def print_preview(browser: Browser) -> Iterator[Page]:
     """A browser tab of an A4 page at 4 pixels a millimetre."""
-    if not CHROMIUM.exists():
-        reason = f"{CHROMIUM} is missing: install Debian's chromium to test the poster"
-        if os.environ.get("CI") == "true":
-            pytest.fail(reason)
-        pytest.skip(reason)
-    flags = ["--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run"]
-    quiet = ["--disable-background-networking", "--disable-component-update", "--disable-sync"]
-    with sync_playwright() as playwright:
-        browser: Browser = playwright.chromium.launch(executable_path=CHROMIUM, args=flags + quiet)
-        yield browser.new_page(viewport={"width": 840, "height": 1188})
-        browser.close()
+    with contextlib.closing(browser.new_page(viewport={"width": 840, "height": 1188})) as page:
+        yield page
 
 
 def show(page: Page, svg: str) -> None:

@@ -216,7 +216,6 @@ def test_an_event_that_came_too_late_to_live_gives_nothing_to_take() -> None:
     assert (answer["points"], answer["debt"], answer["expired_points"]) == (0, 0, 30)
 
 
-# DEFECT: points of two events in one lot that expired once are counted for the refund of each.
 def test_what_expired_once_is_not_counted_for_two_refunds() -> None:
     ledger = shop("debt")
     one, other = quiz(ledger), quiz(ledger)
@@ -227,8 +226,6 @@ def test_what_expired_once_is_not_counted_for_two_refunds() -> None:
     assert owed(ledger) == 30
 
 
-# DEFECT: what expired at the head of the event's own entry, before it granted anything, counts as
-# expired of it. (With inactivity, which publishing still refuses.)
 def test_what_expired_before_the_event_is_not_the_events_own() -> None:
     ledger = shop("debt", expiry=[{"inactive_for": "P1M"}, {"after": "P1Y", "round_up_to": "year"}])
     ledger.buy(NOW, 100)
@@ -323,9 +320,6 @@ def test_refunds_are_subtracted_from_lifetime_points() -> None:
     assert ledger.account.lifetime == 11
 
 
-# DEFECT: any entry is taken for an event. Over HTTP, POST /reversals with the event_id
-# "check-in:<Idempotency-Key of a redemption>" (or of an enrolment) reaches it: the points come
-# back, the voucher stays good.
 @pytest.mark.parametrize("kind", ["redemption", "enrolment"])
 def test_only_events_can_be_taken_back(kind: str) -> None:
     ledger = shop()

@@ -22,8 +22,8 @@ from pydantic import (
 )
 from pydantic_core import PydanticCustomError
 
-from loyalty.dates import milliseconds
-from loyalty.model import MAX_POINTS
+from loyalty.dates import day_number, milliseconds
+from loyalty.model import MAX_POINTS, NEVER
 
 CHECK_IN_EVENT = "check-in:"
 """Check-ins are events too; this is how the id of one begins, and no other event's may."""
@@ -55,7 +55,7 @@ _RFC_3339 = re.compile(
 )
 
 
-def _birthday(value: Any) -> date:
+def _day(value: Any) -> date:
     if isinstance(value, str) and re.fullmatch(r"\d{4}-\d{2}-\d{2}", value, re.ASCII):
         try:
             day = date.fromisoformat(value)
@@ -109,9 +109,7 @@ def _attribute(value: Any) -> str | int | bool:
 Instant = Annotated[
     int, PlainValidator(_instant), WithJsonSchema({"type": "string", "format": "date-time"})
 ]
-Birthday = Annotated[
-    date, BeforeValidator(_birthday), WithJsonSchema({"type": "string", "format": "date"})
-]
+Day = Annotated[date, BeforeValidator(_day), WithJsonSchema({"type": "string", "format": "date"})]
 # In pydantic's patterns $ is the end of the text and nothing else.
 MemberId = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9_-]{1,64}$")]
 """A member's id: never an e-mail address or a phone number."""
@@ -199,6 +197,38 @@ class ReturnedLine(Body):
     amount: Annotated[int, Field(ge=1, le=MAX_POINTS)] | None = None
 
 
+class SimulatedLot(Body):
+    """Points that the made-up account holds; without a date they never expire."""
+
+    points: Annotated[int, Field(ge=1, le=MAX_POINTS)]
+    expires_on: Day | None = None
+
+
+class SimulatedAccount(Body):
+    """An account made up for a dry run."""
+
+    groups: Annotated[list[Label], Field(max_length=20)] = []
+    lots: Annotated[list[SimulatedLot], Field(max_length=100)] = []
+
+
+class Simulation(Body):
+    """A dry run: an event as for an award; at a time; under a draft; for a made-up account."""
+
+    event: Event
+    now: Instant | None = None
+    program: dict[str, Any] | None = None
+    account: SimulatedAccount | None = None
+
+
+def lots_of(account: SimulatedAccount) -> tuple[tuple[int, int], ...]:
+    """The lots of a made-up account as (expires_on, points), ascending, one for each date."""
+    lots: dict[int, int] = {}
+    for lot in account.lots:
+        day = NEVER if lot.expires_on is None else day_number(lot.expires_on)
+        lots[day] = lots.get(day, 0) + lot.points
+    return tuple(sorted(lots.items()))
+
+
 class Reversal(Body):
     """A refund of an event: by lines, by amount, or (neither) of everything."""
 
@@ -248,7 +278,7 @@ class Profile(Body):
     ) = None
     phone: Annotated[str, StringConstraints(pattern=r"^\+?[0-9 ()./-]{3,32}$")] | None = None
     name: Text | None = None
-    birthday: Birthday | None = None
+    birthday: Day | None = None
     groups: Annotated[list[Label], Field(max_length=20)] | None = None
     timezone: Annotated[Label, AfterValidator(_zone)] | None = None
 

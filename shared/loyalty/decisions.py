@@ -11,10 +11,11 @@ from datetime import date, datetime
 from hashlib import sha256
 from typing import Any
 
+from loyalty import tiers
 from loyalty.commands import CHECK_IN_EVENT
 from loyalty.dates import day_number, from_milliseconds, local_date
 from loyalty.lots import advance, due_on
-from loyalty.model import MAX_POINTS, Account, Day, Entry, Kind, Posting, Refusal
+from loyalty.model import MAX_POINTS, Account, Day, Entry, Kind, Posting, Refusal, added
 from loyalty.rules import Rulebook
 
 
@@ -63,10 +64,12 @@ class Record:
 
 @dataclass(frozen=True, slots=True)
 class Decision:
-    """Entries to write, one per account touched, the command's own first; and new records."""
+    """Entries to write, one per account touched, the command's own first; new records; and the
+    points drawn from budgets by id (below zero: given back)."""
 
     entries: tuple[Entry, ...]
     records: tuple[Record, ...] = ()
+    draws: Mapping[str, int] = field(default_factory=dict)
 
 
 @dataclass(slots=True)
@@ -107,6 +110,7 @@ class Draft:
         *,
         occurred_at: int | None = None,
         active_on: Day | None = None,
+        qualifying: tuple[tuple[Day, int], ...] = (),
         **rest: Any,
     ) -> Entry:
         """The entry that says all that was drafted; what it granted too late goes at once."""
@@ -115,8 +119,16 @@ class Draft:
             (day for day in (active_on, self.before.active_on) if day is not None), default=None
         )
         account = replace(self.account, active_on=active)
+        changes = (*qualifying, *tiers.outdated(program, account, self.today))
+        standing = account
+        account = replace(account, qualifying=added(account.qualifying, changes))
+        if kind == "reverse":
+            account = tiers.lowered(program, account, standing, self.today)
+        elif qualifying:
+            account = tiers.raised(program, account, self.today)
         account, gone = advance(program, account, self.today)
-        if account.available > MAX_POINTS:
+        held = account.available + account.pending_points
+        if held > MAX_POINTS and held > self.before.available + self.before.pending_points:
             raise Refusal("too_many_points", f"A member may hold at most {MAX_POINTS} points.")
         return Entry(
             program_id=self.before.program_id,
@@ -133,12 +145,8 @@ class Draft:
             balance=account.balance,
             active_on=None if active == self.before.active_on else active,
             due_on=due_on(program, account),
+            qualifying=changes,
+            tier=None if account.tier == self.before.tier else account.tier,
+            tier_until=account.tier_until,
             **rest,
         )
-
-
-def known(account: Account | None) -> Account:
-    """The member's account; Refusal where there is none."""
-    if account is None:
-        raise Refusal("member_not_found", "No member of this program has this id.")
-    return account

@@ -2,17 +2,26 @@
 
 from collections.abc import Iterable
 from dataclasses import replace
+from datetime import date
 from typing import Any
 
+from loyalty import referrals, tiers
 from loyalty.codes import Secrets, read_check_in_code
 from loyalty.commands import Enrolment, Event
 from loyalty.dates import day_number, milliseconds, rfc3339
-from loyalty.decisions import Decision, Draft, Guard, Record, known
+from loyalty.decisions import Decision, Draft, Guard, Record
 from loyalty.limits import FUTURE_TOLERANCE, Usage, cooled_down, free_again, token
 from loyalty.lots import credit
-from loyalty.model import Account, Count, Entry, History, Kind, Refusal
+from loyalty.model import Account, Count, Day, Entry, Kind, Known, Refusal
 from loyalty.program import CheckIn, Frequency, Rule
-from loyalty.rules import Evaluation, Rulebook, stored_explanation
+from loyalty.referrals import Referral
+from loyalty.rules import (
+    PROGRAM_BUDGET,
+    Evaluation,
+    Rulebook,
+    earning_base,
+    stored_explanation,
+)
 
 RESERVED_TYPES = frozenset(
     {"registration", "profile_completed", "referral", "check_in", "birthday", "anniversary"}
@@ -25,19 +34,19 @@ FOREVER = 2**53
 
 def award(
     rulebook: Rulebook,
-    account: Account | None,
+    known: Known,
     guard: Guard,
     event: Event,
     now: int,
-    history: History | None = None,
 ) -> Decision:
     """Award what the program's rules give for one event.
 
     `now` is in milliseconds. An event that earns nothing is recorded all the same. Refusals:
     `member_not_found`, `event_too_late`, `event_in_future`, `currency_mismatch`,
-    `too_many_points`; NeedsHistory where a late event's window has to be counted again.
+    `too_many_points`; it may ask for more to be known: the history where a late event's window
+    has to be counted again, budgets where it draws on them.
     """
-    draft = Draft(rulebook, known(account), now)
+    draft = Draft(rulebook, known.account(event.member_id), now)
     occurred_at = draft.recorded_at if event.occurred_at is None else event.occurred_at
     _in_time(draft, occurred_at)
     program = rulebook.program
@@ -47,9 +56,36 @@ def award(
             f"The program counts {program.currency}, the purchase {event.purchase.currency}.",
             pointer="/purchase/currency",
         )
-    usage = Usage(draft.before, draft.local_date(occurred_at), program.zone, history)
-    evaluation = rulebook.evaluate(draft.account, event, occurred_at, usage)
-    return Decision((_granted(draft, "award", guard, event, occurred_at, evaluation),))
+    usage = Usage(draft.before, draft.local_date(occurred_at), program.zone, known.history)
+    evaluation = rulebook.evaluate(draft.account, event, occurred_at, usage, known.budgets)
+    base = sum(earning_base(program, event.purchase)) if event.purchase else 0
+    referral = (
+        referrals.due(rulebook, known, draft, usage, "first_purchase", base, evaluation.draws)
+        if event.purchase
+        else None
+    )
+    entry = granted(draft, "award", guard, event, occurred_at, evaluation, referral)
+    return _with_referrer(rulebook, entry, evaluation, referral, guard, now)
+
+
+def _with_referrer(
+    rulebook: Rulebook,
+    entry: Entry,
+    evaluation: Evaluation,
+    referral: Referral | None,
+    guard: Guard,
+    now: int,
+    records: tuple[Record, ...] = (),
+) -> Decision:
+    """The decision on an entry, with the other side of the referral that it pays."""
+    if referral is None:
+        return Decision((entry,), records, evaluation.draws)
+    draws = dict(evaluation.draws)
+    if rulebook.program.budget is not None:
+        both = referral.referred_points + referral.referrer_points
+        draws[PROGRAM_BUDGET] = draws.get(PROGRAM_BUDGET, 0) + both
+    other = referrals.referrer_entry(rulebook, referral, guard, now)
+    return Decision((entry, other), records, draws)
 
 
 def _in_time(draft: Draft, occurred_at: int) -> None:
@@ -62,34 +98,59 @@ def _in_time(draft: Draft, occurred_at: int) -> None:
             raise Refusal("event_too_late", "The event is older than the program's max_lateness.")
 
 
-def _granted(
+def granted(
     draft: Draft,
     kind: Kind,
     guard: Guard,
     event: Event,
     occurred_at: int,
     evaluation: Evaluation,
+    referral: Referral | None = None,
     counts: tuple[Count, ...] = (),
     cooldowns: dict[str, int] | None = None,
     **rest: Any,
 ) -> Entry:
-    """The entry of an evaluated event."""
+    """The entry of an evaluated event, with the referred member's side of a referral."""
     occurred_on = draft.local_date(occurred_at)
     day = day_number(occurred_on)
     draft.post(credit(draft.account, "award", day, evaluation.grants, draft.today))
+    points = evaluation.points
+    explanation = stored_explanation(draft.rulebook, evaluation)
+    if referral is not None:
+        referrals.grant(draft, referral.referred_points, day)
+        points += referral.referred_points
+        counts = (*counts, Count("ever", 0, referrals.ONCE, 1))
+        explanation["f"] = referral.referred_points
+        if "d" in explanation:
+            explanation["d"] += referral.referred_points
     return draft.entry(
         kind,
         guard,
         occurred_at=occurred_at,
-        active_on=day if evaluation.points else None,
-        lifetime=evaluation.points,
+        active_on=day if points else None,
+        lifetime=points,
+        qualifying=_qualifying(draft, event, day, evaluation.points),
         counts=(*counts, *evaluation.counts),
         cooldowns={**(cooldowns or {}), **evaluation.cooldowns},
         reason=event.type,
         event=stored_event(draft.rulebook, event, evaluation),
-        explanation=stored_explanation(draft.rulebook, evaluation),
+        explanation=explanation,
         **rest,
     )
+
+
+def _qualifying(draft: Draft, event: Event, day: Day, points: int) -> tuple[tuple[Day, int], ...]:
+    """What the event counts towards a tier, dated by it."""
+    terms = draft.rulebook.program.tiers
+    if terms is None:
+        return ()
+    amount = points
+    if terms.qualify_by == "spend":
+        purchase = event.purchase
+        amount = sum(earning_base(draft.rulebook.program, purchase)) if purchase else 0
+    if not amount:
+        return ()
+    return ((tiers.bucket(terms, day, draft.before.joined_on or draft.today), amount),)
 
 
 def stored_event(rulebook: Rulebook, event: Event, evaluation: Evaluation) -> dict[str, Any]:
@@ -129,11 +190,12 @@ def stored_event(rulebook: Rulebook, event: Event, evaluation: Evaluation) -> di
 
 def enrol(
     rulebook: Rulebook,
-    account: Account | None,
+    known: Known,
     guard: Guard,
     member_id: str,
     enrolment: Enrolment,
     referral_code: str,
+    referrer: str,
     records: tuple[Record, ...],
     now: int,
 ) -> Decision:
@@ -141,49 +203,77 @@ def enrol(
 
     Refusal `member_exists` where the id is taken.
     """
-    if account is not None:
+    if known.accounts[member_id] is not None:
         raise Refusal("member_exists", "Another member was enrolled under this id.")
     nobody = Account(program_id=rulebook.program.program_id, member_id=member_id)
+    groups = tuple(sorted(set(enrolment.groups or ())))
+    nobody = replace(nobody, groups=groups, referrer=referrer)
     draft = Draft(rulebook, nobody, now)
     event = Event.model_construct(
         event_id=member_id, type="registration", member_id=member_id, attributes={}
     )
-    groups = tuple(sorted(set(enrolment.groups or ())))
     usage = Usage(nobody, draft.local_date(draft.recorded_at), rulebook.program.zone, None)
-    evaluation = rulebook.evaluate(replace(nobody, groups=groups), event, draft.recorded_at, usage)
-    entry = _granted(
+    evaluation = rulebook.evaluate(nobody, event, draft.recorded_at, usage, known.budgets)
+    referral = referrals.due(rulebook, known, draft, usage, "registration", 0, evaluation.draws)
+    entry = granted(
         draft,
         "enrol",
         guard,
         event,
         draft.recorded_at,
         evaluation,
+        referral,
         groups=groups or None,
+        joined_on=draft.today,
+        birthday=birthday_of(enrolment.birthday),
+        referrer=referrer or None,
         answer={"c": referral_code},
     )
-    return Decision((entry,), records)
+    return _with_referrer(rulebook, entry, evaluation, referral, guard, now, records)
 
 
-def regroup(
-    rulebook: Rulebook, account: Account | None, guard: Guard, groups: Iterable[str], now: int
+def birthday_of(day: date | None) -> int | None:
+    """A date of birth as the account keeps it: month and day as MMDD, without the year."""
+    return None if day is None else day.month * 100 + day.day
+
+
+def update(
+    rulebook: Rulebook,
+    account: Account,
+    guard: Guard,
+    now: int,
+    *,
+    groups: Iterable[str] | None = None,
+    birthday: int | None = None,
 ) -> Decision:
-    """A member's buyer groups, set anew; Refusal `nothing_due` where they are those already."""
-    draft = Draft(rulebook, known(account), now)
-    named = tuple(sorted(set(groups)))
-    if named == draft.before.groups:
-        raise Refusal("nothing_due", "The groups are these already.")
-    return Decision((draft.entry("update", guard, groups=named),))
+    """What rules ask of a profile, set anew: buyer groups, birthday (MMDD, 0 to forget it).
+
+    Refusal `nothing_due` where they are so already.
+    """
+    draft = Draft(rulebook, account, now)
+    before = draft.before
+    named = before.groups if groups is None else tuple(sorted(set(groups)))
+    day = before.birthday if birthday is None else birthday
+    if (named, day) == (before.groups, before.birthday):
+        raise Refusal("nothing_due", "The profile says so already.")
+    entry = draft.entry(
+        "update",
+        guard,
+        groups=None if named == before.groups else named,
+        birthday=None if day == before.birthday else day,
+    )
+    return Decision((entry,))
 
 
 def check_in(
     rulebook: Rulebook,
-    account: Account | None,
+    known: Known,
     guard: Guard,
+    member_id: str,
     code: str,
     secrets: Secrets,
     event_id: str,
     now: int,
-    history: History | None = None,
 ) -> Decision:
     """A scan of a location's code; it is awarded, or refused and leaves nothing.
 
@@ -191,12 +281,12 @@ def check_in(
     `next_allowed_at`), `nothing_earned`.
     """
     location, rules = scanned_location(rulebook, secrets, code)
-    draft = Draft(rulebook, known(account), now)
+    draft = Draft(rulebook, known.account(member_id), now)
     at = draft.recorded_at
     zone = rulebook.program.zone
     if not rules.is_open(draft.instant().astimezone(zone)):
         raise Refusal("location_closed", "This location is closed at this hour.")
-    usage = Usage(draft.before, draft.local_date(at), zone, history)
+    usage = Usage(draft.before, draft.local_date(at), zone, known.history)
     name = token("location", location)
     limits = [Frequency.model_construct(times=t.times, per=t.per) for t in rules.limits]
     if rules.cooldown is not None:
@@ -206,11 +296,11 @@ def check_in(
     event = Event.model_construct(
         event_id=event_id,
         type="check_in",
-        member_id=draft.before.member_id,
+        member_id=member_id,
         location_id=location,
         attributes={},
     )
-    evaluation = rulebook.evaluate(draft.account, event, at, usage)
+    evaluation = rulebook.evaluate(draft.account, event, at, usage, known.budgets)
     if not evaluation.points:
         stopped = {"frequency", "cooldown", "limit"}
         by_limits = evaluation.hits or any(reason in stopped for _, reason in evaluation.reasons)
@@ -219,17 +309,17 @@ def check_in(
         raise Refusal("nothing_earned", "No rule of the program gives points for this check-in.")
     counts = tuple(usage.count(per, name, 1) for per in dict.fromkeys(t.per for t in rules.limits))
     cooldowns = {} if rules.cooldown is None else {name: at}
-    entry = _granted(
+    entry = granted(
         draft, "check_in", guard, event, at, evaluation, counts=counts, cooldowns=cooldowns
     )
-    later = Usage(draft.before.after(entry), usage.on, zone, history)
+    later = Usage(draft.before.after(entry), usage.on, zone, known.history)
     again = max(
         _allowed_from(limits, name, later, at, rulebook),
         _rules_allow_from(rulebook, evaluation, later, at),
     )
     if again > at:
         entry = replace(entry, answer={"n": again})
-    return Decision((entry,))
+    return Decision((entry,), draws=evaluation.draws)
 
 
 def scanned_location(rulebook: Rulebook, secrets: Secrets, text: str) -> tuple[str, CheckIn]:

@@ -289,6 +289,7 @@ class Route:
     query: tuple[str, ...]
     key: Literal["no", "optional", "required"]
     raw_document: bool
+    body_bytes: int
 
     @property
     def key_of_gateway(self) -> str:
@@ -321,12 +322,23 @@ class App:
         query: tuple[str, ...] = (),
         key: Literal["no", "optional", "required"] = "no",
         raw_document: bool = False,
+        body_bytes: int = BODY_BYTES,
     ) -> Callable[[Handler], Handler]:
         """Serve `path` by a function of (request) or, with a `body` model, (request, command)."""
 
         def register(handler: Handler) -> Handler:
             route = Route(
-                method, path, handler, roles, body, answers, problems, query, key, raw_document
+                method,
+                path,
+                handler,
+                roles,
+                body,
+                answers,
+                problems,
+                query,
+                key,
+                raw_document,
+                body_bytes,
             )
             self.routes[route.key_of_gateway] = route
             return handler
@@ -374,9 +386,8 @@ def _serve(route: Route, event: dict[str, Any], request_id: str) -> Response:
             raise Problem("invalid_query", f"The route knows no query parameter {name[:40]!r}.")
     if route.body is None and not route.raw_document:
         return route.handler(request)
-    limit = PROGRAM_BYTES if route.raw_document else BODY_BYTES
-    if len(request.raw_body) > limit:
-        raise Problem("body_too_large", f"The body is longer than {limit} bytes.")
+    if len(request.raw_body) > route.body_bytes:
+        raise Problem("body_too_large", f"The body is longer than {route.body_bytes} bytes.")
     request = replace(request, document=decode(request.raw_body))
     if route.body is None:
         return route.handler(request)

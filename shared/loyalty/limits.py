@@ -70,6 +70,22 @@ class Usage:
         """The addition to make when `by` more is used."""
         return Count(per, self._window(per), name, by)
 
+    def paid_around(self, name: str, at: int, every: Duration) -> list[int]:
+        """The instants that a cooldown of `every` may keep apart from `at` (milliseconds).
+
+        The account keeps the newest only; for an event before it the history tells the others.
+        """
+        last = self.last(name)
+        if last is None or last <= at:
+            return [] if last is None else [last]
+        # No month has more than 31 days, no day of the wall clock more than 48 hours.
+        longest = timedelta(days=2 * every.days + 31 * every.months + 1, seconds=every.seconds)
+        since = at - (longest + FUTURE_TOLERANCE) // timedelta(milliseconds=1)
+        if self._history is None or self._history.since > since:
+            raise NeedsHistory(since)
+        told = (entry.cooldowns.get(name) for entry in self._history.entries)
+        return [last, *(paid for paid in told if paid is not None)]
+
     def _window(self, per: Per) -> int:
         number = self._windows.get(per)
         if number is None:

@@ -9,6 +9,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from datetime import date
 
+from loyalty import tiers
 from loyalty.dates import (
     Duration,
     Rounding,
@@ -87,6 +88,9 @@ def due_on(program: Program, account: Account) -> Day | None:
         due = account.pending[0][0]
     if account.lots:
         due = min(due, account.lots[0][0], inactive_on(program, account))
+    tier_due = tiers.due_on(program, account)
+    if tier_due is not None:
+        due = min(due, tier_due)
     return None if due >= NEVER else due
 
 
@@ -101,6 +105,9 @@ def advance(program: Program, account: Account, today: Day) -> tuple[Account, li
         due = due_on(program, account)
         if due is None or due > today:
             return account, postings
+        if due == tiers.due_on(program, account):
+            account = tiers.fallen(program, account, due)
+            continue
         started = tuple(part for part in account.pending if part[0] <= due)
         if started:
             posting = _activation(account, due, started)

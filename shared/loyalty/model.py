@@ -24,7 +24,17 @@ of a DynamoDB number, so that sums of many such values stay exact everywhere (JS
 
 type Day = int
 type Kind = Literal[
-    "enrol", "award", "check_in", "redeem", "reverse", "expire", "activate", "update"
+    "enrol",
+    "award",
+    "check_in",
+    "referral",
+    "birthday",
+    "anniversary",
+    "redeem",
+    "reverse",
+    "expire",
+    "activate",
+    "update",
 ]
 
 
@@ -52,6 +62,24 @@ class NeedsHistory(Exception):
     def __init__(self, since: int) -> None:
         super().__init__(f"history since {since} needed")
         self.since = since
+
+
+class NeedsBudgets(Exception):
+    """A decision has to know what budgets have left to go on: their totals in points by id, as
+    that version of the program sets them."""
+
+    def __init__(self, version: int, totals: Mapping[str, int]) -> None:
+        super().__init__(f"budgets {', '.join(totals)} needed")
+        self.version = version
+        self.totals = totals
+
+
+class NeedsAccount(Exception):
+    """A decision touches another member too."""
+
+    def __init__(self, member_id: str) -> None:
+        super().__init__(f"account of {member_id} needed")
+        self.member_id = member_id
 
 
 @dataclass(frozen=True, slots=True)
@@ -125,6 +153,12 @@ class Entry:
     active_on: Day | None = None
     due_on: Day | None = None
     groups: tuple[str, ...] | None = None
+    joined_on: Day | None = None
+    birthday: int | None = None
+    referrer: str | None = None
+    qualifying: tuple[tuple[Day, int], ...] = ()
+    tier: str | None = None
+    tier_until: Day | None = None
     reason: str = ""
     event: Any = None
     explanation: Any = None
@@ -151,7 +185,10 @@ class Account:
 
     `lots` are (expires_on, points), ascending, one per date, never empty ones; `pending` are
     (available_on, expires_on, points), ascending. `counters` hold the current window of each
-    kind only; `cooldowns` the last time (milliseconds) by name. `due_on` is the due date.
+    kind only; `cooldowns` the last time (milliseconds) by name. `due_on` is the due date;
+    `birthday` the month and day as MMDD (0: unknown), `referrer` the member who brought this one;
+    `qualifying` are (first day of the bucket, amount), `tier` is empty until one was reached and
+    kept at least until `tier_until`.
     """
 
     program_id: str
@@ -164,6 +201,12 @@ class Account:
     counters: Mapping[Per, Counts] = field(default_factory=dict)
     cooldowns: Mapping[str, int] = field(default_factory=dict)
     groups: tuple[str, ...] = ()
+    joined_on: Day | None = None
+    birthday: int = 0
+    referrer: str = ""
+    qualifying: tuple[tuple[Day, int], ...] = ()
+    tier: str = ""
+    tier_until: Day | None = None
     active_on: Day | None = None
     due_on: Day | None = None
     recorded_at: int = 0
@@ -213,6 +256,12 @@ class Account:
             counters=_counted(account.counters, entry.counts),
             cooldowns=_latest(account.cooldowns, entry.cooldowns),
             groups=account.groups if entry.groups is None else entry.groups,
+            joined_on=account.joined_on if entry.joined_on is None else entry.joined_on,
+            birthday=account.birthday if entry.birthday is None else entry.birthday,
+            referrer=account.referrer if entry.referrer is None else entry.referrer,
+            qualifying=added(account.qualifying, entry.qualifying),
+            tier=account.tier if entry.tier is None else entry.tier,
+            tier_until=entry.tier_until,
             active_on=account.active_on if entry.active_on is None else entry.active_on,
             due_on=entry.due_on,
             recorded_at=entry.recorded_at,
@@ -235,6 +284,25 @@ class History:
     entries: tuple[Entry, ...]
 
 
+@dataclass(frozen=True, slots=True)
+class Known:
+    """What a decision is made on: accounts by member (None: no such member), the history if it
+    was asked for, the points left in budgets that were asked for."""
+
+    accounts: Mapping[str, Account | None]
+    history: History | None = None
+    budgets: Mapping[str, int] = field(default_factory=dict)
+
+    def account(self, member_id: str) -> Account:
+        """The member's account; NeedsAccount if it was not read, Refusal if there is none."""
+        if member_id not in self.accounts:
+            raise NeedsAccount(member_id)
+        account = self.accounts[member_id]
+        if account is None:
+            raise Refusal("member_not_found", "No member of this program has this id.")
+        return account
+
+
 def _moved[K](
     lots: Iterable[tuple[K, int]], changes: Iterable[tuple[K, int]]
 ) -> tuple[tuple[K, int], ...]:
@@ -244,6 +312,18 @@ def _moved[K](
         if held[key] < 0:
             raise Broken("a lot below zero")
     return tuple(sorted((key, points) for key, points in held.items() if points))
+
+
+def added(
+    buckets: tuple[tuple[Day, int], ...], changes: tuple[tuple[Day, int], ...]
+) -> tuple[tuple[Day, int], ...]:
+    """Buckets with changes added; empty ones are dropped."""
+    if not changes:
+        return buckets
+    amounts = dict(buckets)
+    for start, change in changes:
+        amounts[start] = amounts.get(start, 0) + change
+    return tuple(sorted((start, amount) for start, amount in amounts.items() if amount))
 
 
 def _counted(counters: Mapping[Per, Counts], added: tuple[Count, ...]) -> Mapping[Per, Counts]:

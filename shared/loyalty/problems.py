@@ -42,6 +42,8 @@ PROBLEMS: Final[dict[str, tuple[int, str]]] = {
     "reserved_type": (422, "Type reserved for the service"),
     "idempotency_key_reused": (422, "Key used for another command"),
     "not_supported_yet": (422, "Not supported yet"),
+    "referral_code_unknown": (422, "No such referral code"),
+    "self_referral": (409, "Own referral"),
     # 5xx: ours
     "internal_error": (500, "Internal error"),
     "unavailable": (503, "Not available now"),

@@ -1204,6 +1204,9 @@ class Program(_Part):
     campaigns: Many[Campaign] = ()
     offers: Many[Offer] = ()
     referral: Maybe[Referral] = None
+    leap_day: Literal["feb_28", "mar_1"] = Field(
+        default="feb_28", description="When birthdays of 29 February fall in common years."
+    )
     rewards: Many[Reward] = ()
     points_payment: Maybe[PointsPayment] = None
     holds: Holds = Field(default_factory=Holds)
@@ -1744,20 +1747,8 @@ def _among(*values: str) -> Callable[[Any], bool]:
 NOT_SUPPORTED_YET: tuple[NotYet, ...] = (
     NotYet("/expiry/*/inactive_for"),
     NotYet("/expiry/*/dates"),
-    NotYet("/budget"),
-    NotYet("/tiers"),
-    NotYet(
-        "/rules/*/trigger",
-        _among("birthday", "anniversary", "first_purchase", "profile_completed"),
-    ),
-    NotYet("/rules/*/when/tiers"),
     NotYet("/rules/*/expiry/*/inactive_for"),
     NotYet("/rules/*/expiry/*/dates"),
-    NotYet("/campaigns/*"),
-    NotYet("/offers/*"),
-    NotYet("/referral"),
-    NotYet("/rewards/*/cost", lambda cost: len(cost) > 1),
-    NotYet("/rewards/*/when/tiers"),
     NotYet("/rewards/*/stock"),
     NotYet("/rewards/*/limits"),
     NotYet("/points_payment"),

@@ -22,8 +22,10 @@ from loyalty.dates import (
 from loyalty.decisions import redemption_id
 from loyalty.lots import advance, expiring
 from loyalty.model import Account, Entry, Posting
+from loyalty.program import Program
 from loyalty.redeeming import discount
-from loyalty.rules import Rulebook, explain, iso, limited_by
+from loyalty.rules import Rulebook, decimal, explain, iso, limited_by
+from loyalty.tiers import counted, tier_of
 
 type Json = dict[str, Any]
 
@@ -136,6 +138,18 @@ class ExpiringPoints(TypedDict):
     expires_on: str | None
 
 
+class Standing(TypedDict):
+    """A member's tier: what the next one asks for (points, or spend in minor units), and the
+    date on which this one is looked at again."""
+
+    id: str
+    name: str
+    multiplier: str
+    next_tier: NotRequired[str]
+    points_to_next: NotRequired[int]
+    until: NotRequired[str]
+
+
 class Balance(TypedDict):
     """A member's points at `as_of`; `available` is never negative, `debt` stands apart."""
 
@@ -146,7 +160,7 @@ class Balance(TypedDict):
     debt: int
     lifetime_points: int
     qualifying_points: int
-    tier: Json | None
+    tier: Standing | None
     expiring: list[ExpiringPoints]
     as_of: str
 
@@ -267,7 +281,7 @@ def reversed_(entry: Entry) -> Reversed:
         ]
         taken += [GrantedLot(points=-n, expires_on=iso(end)) for end, n in posting.lots]
         debt += posting.debt
-    stored = entry.answer or {}
+    stored = entry.explanation or {}
     return {
         "entry_id": entry_id(entry),
         "event_id": event_id(entry),
@@ -275,7 +289,7 @@ def reversed_(entry: Entry) -> Reversed:
         "points": -entry.points,
         "taken_from": taken,
         "debt": debt,
-        "expired_points": stored.get("x", 0),
+        "expired_points": sum(points for _, points in stored.get("x", ())),
         "forgiven_points": stored.get("f", 0),
         "restored_points": 0,
         "balance": entry.balance,
@@ -306,13 +320,32 @@ def balance(rulebook: Rulebook, account: Account, now: int) -> Balance:
         "held": 0,
         "debt": account.debt,
         "lifetime_points": account.lifetime,
-        "qualifying_points": 0,
-        "tier": None,
+        "qualifying_points": counted(program, account, today),
+        "tier": _tier(program, account, today),
         "expiring": [
             {"points": points, "expires_on": iso(day)} for day, points in expiring(program, account)
         ],
         "as_of": rfc3339(at),
     }
+
+
+def _tier(program: Program, account: Account, today: int) -> Standing | None:
+    tier = tier_of(program, account)
+    if tier is None or program.tiers is None:
+        return None
+    standing: Standing = {
+        "id": tier.tier_id,
+        "name": tier.name,
+        "multiplier": decimal(tier.multiplier),
+    }
+    above = [level for level in program.tiers.levels if level.at > tier.at]
+    if above:
+        standing["next_tier"] = above[0].tier_id
+        missing = above[0].at - counted(program, account, today)
+        standing["points_to_next"] = max(0, missing)
+    if account.tier_until is not None:
+        standing["until"] = str(iso(account.tier_until))
+    return standing
 
 
 def balance_as_of(
@@ -328,6 +361,10 @@ def balance_as_of(
     return balance(rulebook, replace(account, recorded_at=0), at)
 
 
+_MANY = ("enrol", "expire")
+"""Kinds of entries whose postings are each of a kind of their own."""
+
+
 def history_rows(rulebook: Rulebook, entry: Entry) -> Iterator[HistoryRow]:
     """The entry's rows as history shows them, newest first: one for each posting, or one for an
     entry that moved nothing."""
@@ -341,7 +378,7 @@ def history_rows(rulebook: Rulebook, entry: Entry) -> Iterator[HistoryRow]:
         row: HistoryRow = {
             "entry_id": entry_id(entry),
             "seq": entry.seq,
-            "kind": entry.kind if is_own and entry.kind != "enrol" else posting.kind,
+            "kind": entry.kind if is_own and entry.kind not in _MANY else posting.kind,
             "points": posting.points,
             "balance_after": balance_after,
             "occurred_at": rfc3339(occurred),
@@ -349,7 +386,7 @@ def history_rows(rulebook: Rulebook, entry: Entry) -> Iterator[HistoryRow]:
             "event_id": event_id(entry) if is_own else None,
             "reason": entry.reason or None if is_own else None,
         }
-        if is_own and entry.explanation:
+        if is_own and "r" in (entry.explanation or ()):
             row["explanation"] = explanation_of(rulebook, entry)
         yield row
         balance_after -= posting.balance_change

@@ -7,16 +7,17 @@ from loyalty.codes import Secrets, voucher_code, voucher_hash
 from loyalty.commands import Order, Redemption
 from loyalty.dates import day_number as day_number_of
 from loyalty.dates import from_day_number, plus
-from loyalty.decisions import Decision, Draft, Guard, Record, known, redemption_id
+from loyalty.decisions import Decision, Draft, Guard, Record, redemption_id
 from loyalty.lots import take
 from loyalty.model import Account, Refusal
 from loyalty.program import Discount, Program, Reward
 from loyalty.rules import Rulebook, decimal
+from loyalty.tiers import tier_of
 
 
 def redeem(
     rulebook: Rulebook,
-    account: Account | None,
+    account: Account,
     guard: Guard,
     command: Redemption,
     secrets: Secrets,
@@ -27,7 +28,7 @@ def redeem(
     Refusals: `member_not_found`, `reward_not_found`, `reward_unavailable`, `reward_locked`,
     `currency_mismatch`, `insufficient_points` (with `missing_points`).
     """
-    draft = Draft(rulebook, known(account), now)
+    draft = Draft(rulebook, account, now)
     program = rulebook.program
     if command.order is not None and command.order.currency != program.currency:
         raise Refusal(
@@ -36,7 +37,10 @@ def redeem(
             pointer="/order/currency",
         )
     reward = None if command.reward_id is None else _offered(draft, command.reward_id)
-    points = (command.points or 0) if reward is None else _cost(reward)
+    tier = tier_of(program, draft.account)
+    points = command.points or 0
+    if reward is not None:
+        points = reward.cost_for(tier.tier_id if tier else None)
     missing = points - draft.account.available
     if missing > 0:
         raise Refusal(
@@ -78,10 +82,6 @@ def redeem(
     return Decision((entry,), (voucher,))
 
 
-def _cost(reward: Reward) -> int:
-    return reward.cost["default"]  # costs by tier are refused at publishing for now
-
-
 def _offered(draft: Draft, reward_id: str) -> Reward:
     """The reward, if this member may have it now."""
     program = draft.rulebook.program
@@ -94,6 +94,9 @@ def _offered(draft: Draft, reward_id: str) -> Reward:
         groups = reward.when.groups
         if groups and not set(groups) & set(draft.account.groups):
             raise Refusal("reward_locked", "This reward is for members of other groups.")
+        tier = tier_of(program, draft.account)
+        if reward.when.tiers and (tier is None or tier.tier_id not in reward.when.tiers):
+            raise Refusal("reward_locked", "This reward is for members of other tiers.")
     return reward
 
 

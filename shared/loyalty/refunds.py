@@ -1,62 +1,101 @@
 """Decisions that take back what an event gave."""
 
 from collections.abc import Sequence
+from typing import Any
 
-from loyalty.decisions import Decision, Draft, Guard, known
+from loyalty.decisions import Decision, Draft, Guard
 from loyalty.lots import take
-from loyalty.model import Account, Entry, History, NeedsHistory, Posting, Refusal
-from loyalty.rules import Rulebook
+from loyalty.model import Entry, History, Known, NeedsHistory, Posting, Refusal
+from loyalty.rules import PROGRAM_BUDGET, Rulebook
 
 
 def reverse(
     rulebook: Rulebook,
-    account: Account | None,
+    known: Known,
     guard: Guard,
-    event: Entry,
-    refunds: Sequence[Entry],
+    entries: Sequence[Entry],
     now: int,
-    history: History | None = None,
 ) -> Decision:
-    """Take back everything that `event` gave; `refunds` are those recorded for it before.
+    """Take back everything that an event gave: `entries` are all that stand under its key, the
+    award first, then what a referral gave its referrer, and refunds that came before.
 
     Points are taken from the event's own pending part, then from its lots, then by the program's
     policy from other lots, or not at all, or as debt. What had expired is not taken twice, and
     what nothing covers is forgiven. Refusals: `member_not_found`, `more_than_bought`.
     """
-    draft = Draft(rulebook, known(account), now)
-    if refunds:
+    if any(entry.kind == "reverse" for entry in entries):
         raise Refusal("more_than_bought", "Everything this event gave has been taken back.")
+    event, *others = entries
+    if event.kind not in ("award", "check_in"):
+        raise Refusal("event_not_found", "What stands under this key is no event.")
+    drawn = (event.explanation or {}).get("b", {})
+    taken = [_taken_back(rulebook, known, guard, event, now)]
+    for other in others:  # the referrer's side goes with the purchase that earned it
+        beside = Guard(guard.partition, f"{guard.sort}#{other.sort}", guard.fingerprint)
+        taken.append(_taken_back(rulebook, known, beside, other, now))
+    if PROGRAM_BUDGET in rulebook.budgets:
+        drawn = {**drawn, PROGRAM_BUDGET: sum(entry.points for entry in (event, *others))}
+    back = {name: -points for name, points in drawn.items() if name in rulebook.budgets and points}
+    return Decision(tuple(taken), draws=back)
+
+
+def _taken_back(rulebook: Rulebook, known: Known, guard: Guard, event: Entry, now: int) -> Entry:
+    """The entry that takes back from one member what one entry gave."""
+    draft = Draft(rulebook, known.account(event.member_id), now)
+    history = known.history
     given = event.points
     posting = Posting("reverse", draft.today)
-    expired = 0
+    expired: dict[int, int] = {}
     for own in event.own_postings:
         for start, end, points in own.pending:
             waiting = sum(n for s, e, n in draft.account.pending if (s, e) == (start, end))
+            waiting += sum(n for s, e, n in posting.pending if (s, e) == (start, end))
             part = min(points, waiting)
             posting = _and(posting, pending=((start, end, -part),))
-            draft_lots = _from_lot(draft, posting, end, points - part)
-            posting = _and(posting, lots=draft_lots)
-            expired += _expired(draft, event, history, end, points - part + _sum(draft_lots))
+            from_lot = _from_lot(draft, posting, end, points - part)
+            posting = _and(posting, lots=from_lot)
+            missing = points - part + _sum(from_lot)
+            _add(expired, end, _expired(draft, event, history, end, missing))
         for end, points in own.lots:
-            taken = _from_lot(draft, posting, end, points)
-            posting = _and(posting, lots=taken)
-            expired += _expired(draft, event, history, end, points + _sum(taken))
+            from_lot = _from_lot(draft, posting, end, points)
+            posting = _and(posting, lots=from_lot)
+            _add(expired, end, _expired(draft, event, history, end, points + _sum(from_lot)))
     draft.post(posting)
-    short = given + posting.points - expired
+    short = given + posting.points - sum(expired.values())
     policy = rulebook.program.refunds.shortfall
     more = 0 if policy == "clamp" else min(short, draft.account.available)
     draft.post(take(draft.account, "reverse", draft.today, more))
     if policy == "debt" and short > more:
         draft.post(Posting("reverse", draft.today, debt=short - more))
         more = short
-    entry = draft.entry(
+    return draft.entry(
         "reverse",
         guard,
         lifetime=-given,
+        qualifying=_unqualified(draft, event),
         reason=event.partition.partition("#")[2],
-        answer={"x": expired, "f": short - more} if expired or short > more else None,
+        # In the index: later refunds of the same lot must not count the same expiry again.
+        explanation=_without_nothing({"x": sorted(expired.items()), "f": short - more}),
     )
-    return Decision((entry,))
+
+
+def _add(expired: dict[int, int], end: int, points: int) -> None:
+    if points:
+        expired[end] = expired.get(end, 0) + points
+
+
+def _without_nothing(values: dict[str, Any]) -> dict[str, Any] | None:
+    return {name: value for name, value in values.items() if value} or None
+
+
+def _unqualified(draft: Draft, event: Entry) -> tuple[tuple[int, int], ...]:
+    """What the event counted towards a tier, taken back from where it still counts."""
+    known = dict(draft.account.qualifying)
+    return tuple(
+        (start, -min(amount, known[start]))
+        for start, amount in event.qualifying
+        if amount > 0 and start in known
+    )
 
 
 def _and(
@@ -91,17 +130,26 @@ def _expired(draft: Draft, event: Entry, history: History | None, end: int, poin
         return 0
     if history is None or history.since > event.recorded_at:
         raise NeedsHistory(event.recorded_at)
-    postings = [p for e in history.entries if e.seq > event.seq for p in e.postings]
-    # Points that were late when they came expired within the event's own entry.
-    postings += [*event.postings, *draft.postings]
-    gone = sum(
+    later = [e for e in history.entries if e.member_id == event.member_id and e.seq > event.seq]
+    # Of the event's own entry only what went after the grant: points that came too late to live.
+    last = max((i for i, p in enumerate(event.postings) if p in event.own_postings), default=-1)
+    postings = [*event.postings[last + 1 :], *(p for e in later for p in e.postings)]
+    gone: int = sum(
         -change
-        for posting in postings
+        for posting in (*postings, *draft.postings)
         if posting.kind == "expire"
         for expires_on, change in posting.lots
         if expires_on == end
     )
-    return min(points, gone)
+    # What earlier refunds have counted as expired is not there for this one.
+    gone -= sum(
+        claimed
+        for entry in later
+        if entry.kind == "reverse"
+        for day, claimed in (entry.explanation or {}).get("x", ())
+        if day == end
+    )
+    return max(0, min(points, gone))
 
 
 def _may_have_expired(draft: Draft, end: int) -> bool:

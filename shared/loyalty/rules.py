@@ -16,6 +16,7 @@ from fractions import Fraction
 from functools import cached_property
 from itertools import groupby
 from math import lcm
+from types import MappingProxyType
 from typing import Any, Final, Literal
 
 from loyalty.commands import Event, Line, Purchase
@@ -29,11 +30,12 @@ from loyalty.dates import (
 )
 from loyalty.limits import Subject, Usage, cooled_down, token
 from loyalty.lots import available_on, expiry
-from loyalty.model import MAX_POINTS, NEVER, Account, Count, Day, Refusal
+from loyalty.model import MAX_POINTS, NEVER, Account, Count, Day, NeedsBudgets, Refusal
 from loyalty.program import (
     PURCHASES,
     WEEKDAYS,
     AppliesTo,
+    Budget,
     Campaign,
     Expiry,
     Limit,
@@ -44,32 +46,41 @@ from loyalty.program import (
     Rule,
     When,
 )
+from loyalty.tiers import tier_of
 
 type Reason = Literal[
-    "granted", "not_started", "ended", "inactive", "channel", "location", "group", "weekday",
-    "hours", "attributes", "min_amount", "no_matching_line", "not_first_purchase",
+    "granted", "not_started", "ended", "inactive", "channel", "location", "group", "tier",
+    "weekday", "hours", "attributes", "min_amount", "no_matching_line", "not_first_purchase",
     "frequency", "cooldown", "limit", "excluded", "after_last",
 ]  # fmt: skip
 
 REASONS: Final[dict[str, Reason]] = {
     "+": "granted", "s": "not_started", "e": "ended", "i": "inactive", "c": "channel",
-    "o": "location", "g": "group", "w": "weekday", "h": "hours", "a": "attributes",
+    "o": "location", "g": "group", "t": "tier", "w": "weekday", "h": "hours", "a": "attributes",
     "m": "min_amount", "l": "no_matching_line", "p": "not_first_purchase", "f": "frequency",
     "k": "cooldown", "r": "limit", "x": "excluded", "z": "after_last",
 }  # fmt: skip
 """How each reason stands in a stored explanation: one character for a rule."""
+
+MAX_NUMBER: Final = 2**63 - 1
+"""No number of an answer is larger; only points that were desired and not granted come near."""
+PROGRAM_BUDGET: Final = "program"
+"""The id of the budget of the whole program."""
+PROGRAM_HIT: Final = -1
+CAMPAIGN_HIT: Final = -2
+BUDGET_HIT: Final = -3
 
 _CODES: Final = {reason: code for code, reason in REASONS.items()}
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Factor:
-    """A multiplier that applied: `kind` line or campaign, and the id of what declares it.
+    """A multiplier that applied: `kind` line, campaign or tier, and the id of what declares it.
 
     There is one object for each that a rulebook declares.
     """
 
-    kind: Literal["line", "campaign"]
+    kind: Literal["line", "campaign", "tier"]
     id: str
     multiplier: Fraction
 
@@ -86,7 +97,8 @@ class Row:
 
 @dataclass(frozen=True, slots=True)
 class LimitHit:
-    """A limit that bit: of the source at `index` (−1: of the program), the limit's own index."""
+    """What bit: the `limit`-th limit of the source at `index` or of the program (PROGRAM_HIT), the
+    budget of campaign number `limit` (CAMPAIGN_HIT), or that of the program (BUDGET_HIT)."""
 
     index: int
     limit: int
@@ -97,7 +109,8 @@ class Evaluation:
     """What an event earns, and why.
 
     `grants` are (available_on, expires_on, points); `reasons` has one for each source that was
-    considered, as (index, reason), in the order of evaluation; `rows` are those that fired.
+    considered, as (index, reason), in the order of evaluation; `rows` are those that fired;
+    `draws` are the points taken from each budget.
     """
 
     points: int
@@ -109,6 +122,7 @@ class Evaluation:
     hits: tuple[LimitHit, ...]
     counts: tuple[Count, ...]
     cooldowns: Mapping[str, int]
+    draws: Mapping[str, int]
 
 
 class _Basket:
@@ -253,6 +267,8 @@ class _Conditions:
             return "location"
         if self._groups and self._groups.isdisjoint(moment.groups):
             return "group"
+        if when.tiers and moment.tier not in when.tiers:
+            return "tier"
         if self._weekdays and moment.weekday not in self._weekdays:
             return "weekday"
         if when.hours and not any(hours.hold(moment.minute) for hours in when.hours):
@@ -279,6 +295,8 @@ class _Moment:
         self.weekday = WEEKDAYS[here.weekday()]
         self.minute = here.hour * 60 + here.minute
         self.groups = account.groups
+        tier = tier_of(program, account)
+        self.tier = None if tier is None else tier.tier_id
         purchase = event.purchase
         self.basket = _Basket(
             purchase.lines if purchase else (), earning_base(program, purchase) if purchase else ()
@@ -338,12 +356,46 @@ class _Source:
             self.conditions = _Conditions(shared)
 
 
+class _Campaign:
+    """A campaign, compiled."""
+
+    __slots__ = ("budget", "budget_id", "conditions", "factor", "matcher", "window")
+
+    def __init__(self, campaign: Campaign) -> None:
+        self.factor = Factor("campaign", campaign.campaign_id, campaign.multiplier)
+        self.window = _Window(campaign)
+        self.conditions = _Conditions(campaign.when) if campaign.when else None
+        self.matcher = _Matcher(campaign.match) if campaign.match else None
+        self.budget = campaign.budget
+        self.budget_id = f"campaign:{campaign.campaign_id}"
+
+    def unmet(self, moment: "_Moment") -> Reason | None:
+        return self.window.outside(moment.wall) or (
+            self.conditions.unmet(moment) if self.conditions else None
+        )
+
+
+@dataclass(slots=True)
+class _Worked:
+    """An award worked out: its parts, what each grants, what falls on each line."""
+
+    parts: list["_Part"]
+    granted: list[int]
+    line_points: list[int]
+    desired: int
+    hits: list[LimitHit]
+
+    @property
+    def total(self) -> int:
+        return sum(self.granted)
+
+
 @dataclass(slots=True)
 class _Part:
     """A source that fired, while its award is being worked out: numerator/denominator points.
 
     `mask` are the lines it counts and `weights` what each of them counts with (none: it is for
-    the event as a whole); `ceiling` is the most its own limits leave.
+    the event as a whole); `desired` are its points before limits.
     """
 
     source: _Source
@@ -351,8 +403,8 @@ class _Part:
     numerator: int
     denominator: int
     weights: Sequence[int] | None
-    desired: tuple[int, int] = (0, 1)
-    ceiling: int | None = None
+    factors: "_Factors"
+    desired: int = 0
     refused: bool = False
 
 
@@ -424,15 +476,13 @@ class Rulebook:
             _Source(i, source, self._policies(source, shared))
             for i, source in enumerate(self.sources)
         ]
-        self._campaigns = [
-            (
-                Factor("campaign", campaign.campaign_id, campaign.multiplier),
-                _Window(campaign),
-                _Conditions(campaign.when) if campaign.when else None,
-                _Matcher(campaign.match) if campaign.match else None,
-            )
-            for campaign in program.campaigns
-        ]
+        self._campaigns = [_Campaign(campaign) for campaign in program.campaigns]
+        levels = program.tiers.levels if program.tiers else ()
+        self._tier_factors = {
+            level.tier_id: Factor("tier", level.tier_id, level.multiplier)
+            for level in levels
+            if level.multiplier != 1
+        }
         self._limits = _in_order(program.limits)
         self._limit_windows = _windows(program.limits)
         self._considered: dict[str, list[int]] = {}
@@ -443,6 +493,20 @@ class Rulebook:
         offers = list(range(len(program.rules), len(self.sources)))
         if offers:
             self._considered.setdefault("purchase", []).extend(offers)
+
+    @cached_property
+    def budgets(self) -> Mapping[str, int]:
+        """What the program and its campaigns may give in all, in points, by the budget's id."""
+        found = {c.budget_id: c.budget for c in self._campaigns if c.budget is not None}
+        if self.program.budget is not None:
+            found[PROGRAM_BUDGET] = self.program.budget
+        return {name: self._in_points(budget) for name, budget in found.items()}
+
+    def _in_points(self, budget: Budget) -> int:
+        if budget.points is not None:
+            return budget.points
+        # Publishing asks for a point value where a budget is in money.
+        return int((budget.money or 0) / (self.program.point_value or 1))
 
     @cached_property
     def named_attributes(self) -> frozenset[str]:
@@ -456,26 +520,28 @@ class Rulebook:
         return self._considered.get(event_type, [])
 
     def evaluate(
-        self, account: Account, event: Event, occurred_at: int, usage: Usage
+        self,
+        account: Account,
+        event: Event,
+        occurred_at: int,
+        usage: Usage,
+        budgets: Mapping[str, int] = MappingProxyType({}),
     ) -> Evaluation:
-        """What the event earns; Refusal where a number passes what the ledger can hold."""
+        """What the event earns, if `budgets` (by id) have so many points left.
+
+        Refusal where a number passes what the ledger can hold; NeedsBudgets where the event draws
+        on budgets that are not among those given.
+        """
         moment = _Moment(self.program, account, event, occurred_at)
         reasons, fired = self._fire(moment, usage)
         fired = self._exclude(fired, reasons, moment)
         multiplied = self._line_multipliers(moment, fired)
-        factors = self._factors(moment, multiplied)
-        parts = [
-            part
-            for source, mask in fired
-            if (part := _part(source, mask, moment, factors, self.program)) is not None
-        ]
-        hits: list[LimitHit] = []
-        desired = self._limit_each(parts, usage, hits)
-        ceiling = self._limit_all(parts, usage, hits)
-        granted, line_points = self._round(parts, ceiling, moment)
-        return self._evaluation(
-            moment, usage, reasons, parts, granted, line_points, desired, hits, multiplied, factors
-        )
+        live = [k for k, c in enumerate(self._campaigns) if c.unmet(moment) is None]
+        worked = self._work(moment, fired, multiplied, live, usage)
+        draws: dict[str, int] = {}
+        if self.budgets:
+            worked, draws = self._within(budgets, worked, moment, fired, multiplied, live, usage)
+        return self._evaluation(moment, usage, reasons, worked, multiplied, draws)
 
     # How an event is decided, step by step.
 
@@ -570,17 +636,120 @@ class Rulebook:
                     chosen[i] = (rank, source)
         return {i: source for i, (_, source) in chosen.items()}
 
-    def _factors(self, moment: _Moment, multiplied: dict[int, _Source]) -> _Factors:
-        """Line and campaign multipliers on every line, under the combined ceiling."""
+    def _work(
+        self,
+        moment: _Moment,
+        fired: list[tuple[_Source, int]],
+        multiplied: dict[int, _Source],
+        campaigns: list[int],
+        usage: Usage,
+        most: int | None = None,
+    ) -> _Worked:
+        """Multiply, limit and round what fired, under these campaigns; at most `most` in all."""
+        factors = self._factors(moment, multiplied, campaigns, None)
+        tier = self._tier_factors.get(moment.tier or "")
+        tiered = self._factors(moment, multiplied, campaigns, tier) if tier else factors
+        parts = []
+        # Ties are settled in the order of the document, whatever the order of evaluation.
+        for source, mask in sorted(fired, key=lambda pair: pair[0].index):
+            own = tiered if source.rule and source.rule.tier_multiplier else factors
+            part = _part(source, mask, moment, own, self.program)
+            if part is not None:
+                parts.append(part)
+        by_line = self._round_first(parts, moment.basket)
+        desired = self._settled(parts)
+        for part, points in zip(parts, desired, strict=True):
+            part.desired = points
+        hits: list[LimitHit] = []
+        self._limit_each(parts, usage, hits)
+        self._limit_all(parts, usage, hits, most)
+        granted = self._settled(parts)
+        line_points = _on_lines(parts, granted, by_line, moment.basket)
+        return _Worked(parts, granted, line_points, sum(desired), hits)
+
+    def _within(
+        self,
+        budgets: Mapping[str, int],
+        worked: _Worked,
+        moment: _Moment,
+        fired: list[tuple[_Source, int]],
+        multiplied: dict[int, _Source],
+        live: list[int],
+        usage: Usage,
+    ) -> tuple[_Worked, dict[str, int]]:
+        """The award within budgets, and what it draws from each.
+
+        A campaign's budget pays what the award is larger by because of it, campaigns counted one
+        after another in document order; the program's pays everything. A budget that is used up
+        ends its campaign.
+        """
+        limited = [k for k in live if self._campaigns[k].budget is not None]
+        needed = [self._campaigns[k].budget_id for k in limited]
+        if self.program.budget is not None:
+            needed.append(PROGRAM_BUDGET)
+        if not worked.total or not needed:
+            return worked, {}
+        if missing := {name: self.budgets[name] for name in needed if name not in budgets}:
+            raise NeedsBudgets(self.version, missing)
+        hits: list[LimitHit] = []
+        draws: dict[str, int] = {}
+        desired = worked.desired
+        running = [k for k in live if k not in limited]
+        allowed = before = 0
+        if limited:
+            allowed = before = self._work(moment, fired, multiplied, running, usage).total
+        else:
+            allowed = worked.total
+        for k in limited:
+            name = self._campaigns[k].budget_id
+            running = sorted([*running, k])
+            then = self._work(moment, fired, multiplied, running, usage).total
+            extra = max(0, then - before)
+            drawn = min(extra, max(0, budgets[name]))
+            if drawn < extra:
+                hits.append(LimitHit(CAMPAIGN_HIT, k))
+            if drawn == 0:
+                running.remove(k)  # used up: the campaign has ended
+            else:
+                draws[name] = drawn
+                before = then
+            allowed += drawn
+        if self.program.budget is not None:
+            left = max(0, budgets[PROGRAM_BUDGET])
+            if allowed > left:
+                hits.append(LimitHit(BUDGET_HIT, 0))
+                # What the program cannot pay, its campaigns do not pay either.
+                short = allowed - left
+                for name in reversed(draws):
+                    given_up = min(short, draws[name])
+                    draws[name] -= given_up
+                    short -= given_up
+                allowed = left
+            draws[PROGRAM_BUDGET] = allowed
+        if running != live or worked.total > allowed:
+            worked = self._work(moment, fired, multiplied, running, usage, allowed)
+        worked.desired = desired
+        worked.hits += hits
+        return worked, {name: points for name, points in draws.items() if points}
+
+    def _factors(
+        self,
+        moment: _Moment,
+        multiplied: dict[int, _Source],
+        campaigns: list[int],
+        tier: Factor | None,
+    ) -> _Factors:
+        """Line, campaign and tier multipliers on every line, under the combined ceiling."""
         factors = _Factors(moment.basket, self._combined)
         for i, source in multiplied.items():
             if source.factor is not None:
                 factors.add(source.factor, 1 << i, to_event=False)
-        for factor, window, conditions, matcher in self._campaigns:
-            if window.outside(moment.wall) or (conditions and conditions.unmet(moment)):
-                continue
+        for k in campaigns:
+            matcher = self._campaigns[k].matcher
             mask = moment.basket.all if matcher is None else matcher(moment.basket)
-            factors.add(factor, mask, to_event=matcher is None)
+            factors.add(self._campaigns[k].factor, mask, to_event=matcher is None)
+        if tier is not None:
+            factors.add(tier, moment.basket.all, to_event=True)
         factors.settle()
         return factors
 
@@ -598,95 +767,68 @@ class Rulebook:
         ceiling = self.program.multipliers.max
         return combined if ceiling is None else min(combined, ceiling)
 
-    def _limit_each(self, parts: list[_Part], usage: Usage, hits: list[LimitHit]) -> int:
-        """Cut every part to what its own limits leave; returns the desired points of all."""
-        denominator = lcm(*(part.denominator for part in parts))
-        total = sum(part.numerator * (denominator // part.denominator) for part in parts)
+    def _round_first(self, parts: list[_Part], basket: _Basket) -> list[dict[int, int]]:
+        """Where the program rounds by rule or by line, the parts become integers before limits
+        are applied: those integers are what limits count. Returns each part's points by line for
+        rounding by line."""
+        mode = self.program.rounding.mode
+        if self.program.rounding.scope == "award":
+            return []
+        if self.program.rounding.scope == "rule":
+            for part in parts:
+                points = _rounded(mode, part.numerator, part.denominator)
+                part.numerator, part.denominator = points, 1
+            return []
+        _on_one_denominator(parts)
+        by_line = _rounded_lines(mode, parts, basket)
+        for part, lines in zip(parts, by_line, strict=True):
+            part.numerator, part.denominator = sum(lines.values()), 1
+        return by_line
+
+    def _limit_each(self, parts: list[_Part], usage: Usage, hits: list[LimitHit]) -> None:
+        """Cut every part to what its own limits leave."""
         for part in parts:
-            part.desired = (part.numerator, part.denominator)
             if part.source.limits:
-                cut, bitten, part.refused = _cut(
-                    part.desired, _room(part.source.limits, part.source.points_token, usage)
-                )
+                room = _room(part.source.limits, part.source.points_token, usage)
+                cut, bitten, part.refused = _cut((part.numerator, part.denominator), room)
                 hits += [LimitHit(part.source.index, at) for at in bitten]
                 if cut is not None:
-                    part.numerator, part.denominator, part.ceiling = cut, 1, cut
-        return _rounded(self.program.rounding.mode, total, denominator)
+                    part.numerator, part.denominator = cut, 1
 
-    def _limit_all(self, parts: list[_Part], usage: Usage, hits: list[LimitHit]) -> int | None:
-        """Cut all parts in proportion to what the program's limits leave: the most, or None.
-
-        Afterwards all parts stand over one denominator.
-        """
-        denominator = lcm(*(part.denominator for part in parts))
-        numerators = [part.numerator * (denominator // part.denominator) for part in parts]
-        total = sum(numerators)
+    def _limit_all(
+        self, parts: list[_Part], usage: Usage, hits: list[LimitHit], budget: int | None
+    ) -> None:
+        """Cut all parts in proportion to what the program's limits, and then its budgets, leave."""
+        denominator = _on_one_denominator(parts)
+        total = sum(part.numerator for part in parts)
         most: int | None = None
         if self._limits:
             room = _room(self._limits, token("program", "points"), usage)
             most, bitten, _ = _cut((total, denominator), room)
-            hits += [LimitHit(-1, at) for at in bitten]
-            if most is not None:
-                numerators = [numerator * most for numerator in numerators]
-                denominator = total
-        for part, numerator in zip(parts, numerators, strict=True):
-            part.numerator, part.denominator = numerator, denominator
-        return most
+            hits += [LimitHit(PROGRAM_HIT, at) for at in bitten]
+        if budget is not None and (most is None or budget < most) and total > budget * denominator:
+            most = budget
+        if most is not None:
+            for part in parts:
+                part.numerator, part.denominator = part.numerator * most, total
 
-    def _round(
-        self, parts: list[_Part], ceiling: int | None, moment: _Moment
-    ) -> tuple[list[int], list[int]]:
-        """(Each part's points, each line's points), rounded as the program says."""
-        mode, scope = self.program.rounding.mode, self.program.rounding.scope
-        basket = moment.basket
-        denominator = parts[0].denominator if parts else 1
+    def _settled(self, parts: list[_Part]) -> list[int]:
+        """Each part's integer points: the total is rounded once, then spread."""
+        denominator = _on_one_denominator(parts)
         numerators = [part.numerator for part in parts]
-        by_line: list[dict[int, int]] | None = None
-        if scope == "award":
-            whole = _rounded(mode, sum(numerators), denominator)
-            granted = _settle(whole, numerators, denominator)
-        elif scope == "rule":
-            granted = [_rounded(mode, numerator, denominator) for numerator in numerators]
-        else:
-            by_line = _rounded_lines(mode, parts, denominator, basket)
-            granted = [sum(points.values()) for points in by_line]
-        # Rounding up by rule or line may pass a limit that the exact points kept: cut again.
-        kept = [
-            points if part.ceiling is None else min(points, part.ceiling)
-            for part, points in zip(parts, granted, strict=True)
-        ]
-        if ceiling is not None and sum(kept) > ceiling:
-            kept = spread(ceiling, kept)
-        line_points = [0] * len(basket.lines)
-        for p, (part, points) in enumerate(zip(parts, kept, strict=True)):
-            if by_line is not None and points == granted[p] and part.weights is not None:
-                shares: Iterable[tuple[int, int]] = by_line[p].items()
-            elif points and basket.lines:
-                # What is for the event as a whole goes over all lines that match, so that lines
-                # always sum to the total.
-                lines = basket.indexes(part.mask)
-                weights = part.weights or basket.bases
-                shares = zip(lines, spread(points, [weights[i] for i in lines]), strict=True)
-            else:
-                continue
-            for i, n in shares:
-                line_points[i] += n
-        return kept, line_points
+        whole = _rounded(self.program.rounding.mode, sum(numerators), denominator)
+        return _settle(whole, numerators, denominator)
 
     def _evaluation(
         self,
         moment: _Moment,
         usage: Usage,
         reasons: dict[int, Reason],
-        parts: list[_Part],
-        granted: list[int],
-        line_points: list[int],
-        desired: int,
-        hits: list[LimitHit],
+        worked: _Worked,
         multiplied: dict[int, _Source],
-        factors: _Factors,
+        draws: dict[str, int],
     ) -> Evaluation:
-        mode = self.program.rounding.mode
+        parts, granted = worked.parts, worked.granted
         grants: dict[tuple[Day, Day], int] = {}
         counts: list[Count] = []
         cooldowns: dict[str, int] = {}
@@ -695,11 +837,11 @@ class Rulebook:
         paying = [(p.source, n) for p, n in zip(parts, granted, strict=True) if n]
         for part, points in zip(parts, granted, strict=True):
             source = part.source
-            wanted = _rounded(mode, *part.desired)
+            wanted = min(part.desired, MAX_NUMBER)
             if part.refused:
                 reasons[source.index] = "limit"
             if wanted or points:
-                applied = factors.applied(part.mask if part.weights is not None else 0)
+                applied = part.factors.applied(part.mask if part.weights is not None else 0)
                 rows.append(Row(source.index, wanted, points, applied))
         lives: dict[tuple[Duration | None, int], tuple[Day, Day]] = {}
         for source, points in paying:
@@ -729,14 +871,15 @@ class Rulebook:
             raise Refusal("too_many_points", f"One event may earn at most {MAX_POINTS} points.")
         return Evaluation(
             points=total,
-            desired=max(total, desired),
+            desired=min(max(total, worked.desired), MAX_NUMBER),
             grants=tuple((start, end, points) for (start, end), points in grants.items()),
-            line_points=tuple(line_points),
+            line_points=tuple(worked.line_points),
             reasons=tuple(reasons.items()),
             rows=tuple(rows),
-            hits=tuple(hits),
+            hits=tuple(worked.hits),
             counts=tuple(counts),
             cooldowns=cooldowns,
+            draws=draws,
         )
 
     def life(self, index: int, occurred_on: Day) -> tuple[Day, Day]:
@@ -773,7 +916,12 @@ def _part(
         rate = source.offer.percent / 100 / worth
         total = sum([factors.amounts[i] for i in lines])
         return _Part(
-            source, mask, rate.numerator * total, rate.denominator * scale, factors.amounts
+            source,
+            mask,
+            rate.numerator * total,
+            rate.denominator * scale,
+            factors.amounts,
+            factors,
         )
     earn = source.rule.earn if source.rule else None
     if earn is None or earn.multiply is not None:
@@ -782,12 +930,12 @@ def _part(
     kind = earn.kind
     if kind == "fixed":
         factor = factors.event
-        return _Part(source, mask, points * factor.numerator, factor.denominator, None)
+        return _Part(source, mask, points * factor.numerator, factor.denominator, None, factors)
     if kind == "per_amount":
         unit, plain, weights = earn.per_amount or 1, moment.basket.bases, factors.amounts
         if earn.blocks == "continuous":
             total = sum([weights[i] for i in lines])
-            return _Part(source, mask, points * total, unit * scale, weights)
+            return _Part(source, mask, points * total, unit * scale, weights, factors)
     elif kind == "per_quantity":
         unit, plain, weights = earn.per_quantity or 1, moment.basket.quantities, factors.quantities
     else:
@@ -795,14 +943,48 @@ def _part(
     # Whole blocks of the sum, which belong to the lines in proportion to what they brought.
     whole = sum([plain[i] for i in lines])
     total = sum([weights[i] for i in lines])
-    return _Part(source, mask, whole // unit * points * total, max(1, whole) * scale, weights)
+    numerator = whole // unit * points * total
+    return _Part(source, mask, numerator, max(1, whole) * scale, weights, factors)
 
 
-def _rounded_lines(
-    mode: str, parts: list[_Part], denominator: int, basket: _Basket
-) -> list[dict[int, int]]:
+def _on_one_denominator(parts: list[_Part]) -> int:
+    """Bring all parts over one denominator, and say which."""
+    denominator = lcm(*(part.denominator for part in parts))
+    for part in parts:
+        part.numerator *= denominator // part.denominator
+        part.denominator = denominator
+    return denominator
+
+
+def _on_lines(
+    parts: list[_Part], granted: list[int], by_line: list[dict[int, int]], basket: _Basket
+) -> list[int]:
+    """The points that fall on each line; they always sum to all that was granted.
+
+    What is for the event as a whole goes over all lines that match.
+    """
+    line_points = [0] * len(basket.lines)
+    if not basket.lines:
+        return line_points
+    for p, (part, points) in enumerate(zip(parts, granted, strict=True)):
+        if not points:
+            continue
+        shares: Iterable[tuple[int, int]]
+        if by_line and part.weights is not None and points == sum(by_line[p].values()):
+            shares = by_line[p].items()
+        else:
+            lines = basket.indexes(part.mask)
+            weights = part.weights or basket.bases
+            shares = zip(lines, spread(points, [weights[i] for i in lines]), strict=True)
+        for i, n in shares:
+            line_points[i] += n
+    return line_points
+
+
+def _rounded_lines(mode: str, parts: list[_Part], basket: _Basket) -> list[dict[int, int]]:
     """Each part's points by line, where each line's total over all rules is rounded; what is for
-    the event as a whole is rounded by itself (line −1)."""
+    the event as a whole is rounded by itself (line −1). The parts stand over one denominator."""
+    denominator = parts[0].denominator if parts else 1
     points: list[dict[int, int]] = [{} for _ in parts]
     columns: dict[int, list[tuple[int, int, int]]] = {}
     for p, part in enumerate(parts):
@@ -926,11 +1108,12 @@ def _rounded(mode: str, numerator: int, denominator: int) -> int:
 
 
 def _is_cool(usage: Usage, name: str, every: Duration, moment: _Moment, program: Program) -> bool:
-    last = usage.last(name)
-    if last is None:
-        return True
-    earlier, later = sorted((last, moment.occurred_at))
-    return milliseconds(cooled_down(earlier, every, program.zone)) <= later
+    """Whether no event that paid lies closer than the cooldown, before or after this one."""
+    for paid_at in usage.paid_around(name, moment.occurred_at, every):
+        earlier, later = sorted((paid_at, moment.occurred_at))
+        if milliseconds(cooled_down(earlier, every, program.zone)) > later:
+            return False
+    return True
 
 
 def explain(
@@ -962,6 +1145,19 @@ def explain(
             line["available_on"] = iso(start)
             line["expires_on"] = iso(end)
         explanation.append(line)
+    if "f" in stored:
+        points = stored["f"]
+        explanation.append(
+            {
+                "rule_id": "referral",
+                "name": "Referral",
+                "fired": bool(points),
+                "reason": "granted" if points else "limit",
+                "points": points,
+                "desired_points": points,
+                "factors": [],
+            }
+        )
     return explanation
 
 
@@ -978,6 +1174,8 @@ def stored_explanation(rulebook: Rulebook, evaluation: Evaluation) -> dict[str, 
         stored["g"] = granted
     if evaluation.desired != evaluation.points:
         stored["d"] = evaluation.desired
+    if evaluation.draws:
+        stored["b"] = dict(evaluation.draws)
     if evaluation.hits:
         stored["l"] = [[hit.index, hit.limit] for hit in evaluation.hits]
     return stored
@@ -985,14 +1183,22 @@ def stored_explanation(rulebook: Rulebook, evaluation: Evaluation) -> dict[str, 
 
 def limited_by(rulebook: Rulebook, stored: Any) -> list[dict[str, Any]]:
     """The limits that cut an award, from its stored explanation."""
-    found = []
+    program = rulebook.program
+    found: list[dict[str, Any]] = []
     for index, at in stored.get("l", ()):
-        if index < 0:
-            limit, where = rulebook.program.limits[at], {"scope": "program"}
+        if index == CAMPAIGN_HIT:
+            campaign = program.campaigns[at]
+            found.append({"scope": "campaign", "campaign_id": campaign.campaign_id})
+        elif index == BUDGET_HIT:
+            found.append({"scope": "budget"})
         else:
-            rule = rulebook.program.rules[index]
-            limit, where = rule.limits[at], {"scope": "rule", "rule_id": rule.rule_id}
-        found.append({**where, "points": limit.points, "per": limit.per, "over": limit.over})
+            where: dict[str, Any] = {"scope": "program"}
+            limits = program.limits
+            if index >= 0:
+                rule = program.rules[index]
+                where, limits = {"scope": "rule", "rule_id": rule.rule_id}, rule.limits
+            limit = limits[at]
+            found.append({**where, "points": limit.points, "per": limit.per, "over": limit.over})
     return found
 
 
@@ -1001,10 +1207,19 @@ def _factor_index(rulebook: Rulebook, factor: Factor) -> str:
     if factor.kind == "campaign":
         ids = [campaign.campaign_id for campaign in program.campaigns]
         return f"c{ids.index(factor.id)}"
+    if factor.kind == "tier":
+        return f"t{factor.id}"
     return f"r{[rule.rule_id for rule in program.rules].index(factor.id)}"
 
 
 def _factor(rulebook: Rulebook, stored: str) -> dict[str, Any]:
+    if stored[0] == "t":
+        level = rulebook.program.tier_by_id[stored[1:]]
+        return {
+            "kind": "tier",
+            "tier_id": level.tier_id,
+            "multiplier": decimal(level.multiplier),
+        }
     index = int(stored[1:])
     if stored[0] == "c":
         campaign = rulebook.program.campaigns[index]

@@ -9,8 +9,8 @@ import gzip
 import json
 import random
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from datetime import timedelta
 from hashlib import sha256
 from typing import TYPE_CHECKING, Any, Final
@@ -19,9 +19,20 @@ from botocore.config import Config
 from botocore.exceptions import ClientError, HTTPClientError
 from botocore.exceptions import ConnectionError as BotoConnectionError
 
+from loyalty.budgets import SHARDS, Pool, allocate, rebalanced
 from loyalty.codes import Secrets
 from loyalty.decisions import Decision, Guard, Record
-from loyalty.model import Account, Broken, Entry, History, NeedsHistory, Refusal
+from loyalty.model import (
+    Account,
+    Broken,
+    Entry,
+    History,
+    Known,
+    NeedsAccount,
+    NeedsBudgets,
+    NeedsHistory,
+    Refusal,
+)
 from loyalty.program import parse
 from loyalty.rules import Rulebook
 from loyalty.wire import (
@@ -45,6 +56,8 @@ PATIENCE_SECONDS: Final = 1.5
 within 2 seconds."""
 BACKOFF_SECONDS: Final = 0.008
 """First pause at most, doubled each time, with full jitter: about a transaction's own latency."""
+LOOKS: Final = 12
+"""How often a decision may ask for more to be read."""
 PROGRAM_REFRESH_SECONDS: Final = 20.0
 """Age at which the list of versions is read again; below the delay of publishing."""
 PART_BYTES: Final = 350_000
@@ -107,8 +120,17 @@ class _Moved:
     key_was_free: bool
 
 
-type Decide = Callable[[Mapping[str, Account | None], History | None], Decision]
-"""The pure decision of a command: (accounts by member, history if it was asked for)."""
+@dataclass(slots=True)
+class _Sight:
+    """What a command has seen so far; `certain` where no refusal can come from an old read."""
+
+    known: Known
+    pools: dict[str, Pool] = field(default_factory=dict)
+    certain: bool = False
+
+
+type Decide = Callable[[Known], Decision]
+"""The pure decision of a command on what is known."""
 
 
 def connect(**settings: Any) -> "DynamoDBClient":
@@ -189,6 +211,11 @@ class Store:
         item = self._get(self._accounts, key, consistent)
         return None if item is None else account_of(item)
 
+    def member(self, program_id: str, member_id: str, *, consistent: bool = False) -> Account:
+        """The account of a member that there must be; Refusal `member_not_found`."""
+        account = self.account(program_id, member_id, consistent=consistent)
+        return Known({member_id: account}).account(member_id)
+
     def entry(self, program_id: str, partition: str, sort: str = "0") -> Entry | None:
         """One entry by its key, strongly consistent."""
         item = self._get(self._ledger, entry_key(program_id, partition, sort), consistent=True)
@@ -260,15 +287,22 @@ class Store:
         return True
 
     def due_accounts(
-        self, today: int, segment: int, segments: int, start: Item | None
+        self, today: int, feasts: Sequence[int], segment: int, segments: int, start: Item | None
     ) -> tuple[list[Account], Item | None]:
-        """One page of a segment of all accounts: those due by `today`, and where to go on."""
+        """One page of a segment of all accounts: those due by `today` or with a birthday or an
+        anniversary on one of `feasts` (MMDD), and where to go on. What is filtered out costs the
+        same reads."""
+        names = [f":f{i}" for i in range(len(feasts))]
+        days = ", ".join(names)
         request: dict[str, Any] = {
             "TableName": self._accounts,
             "Segment": segment,
             "TotalSegments": segments,
-            "FilterExpression": "u <= :t",
-            "ExpressionAttributeValues": {":t": {"N": str(today)}},
+            "FilterExpression": f"u <= :t OR y IN ({days}) OR z IN ({days})",
+            "ExpressionAttributeValues": {
+                ":t": {"N": str(today)},
+                **{name: {"N": str(day)} for name, day in zip(names, feasts, strict=True)},
+            },
             "ReturnConsumedCapacity": "TOTAL",
         }
         if start:
@@ -410,30 +444,26 @@ class Store:
         Raises what `decide` refuses (after a strongly consistent look at everything it judged),
         KeyReused, or Unavailable where the tables do not answer or the member is too busy.
         """
-        accounts = {m: self.account(program_id, m) for m in members}
-        history: History | None = None
-        certain = False
+        sight = _Sight(Known({m: self.account(program_id, m) for m in members}))
         sent = 0
         begun = self._monotonic()
         for attempt in range(ATTEMPTS):
             try:
-                decision = decide(accounts, history)
+                decision = self._decided(program_id, decide, sight)
+                accounts = sight.known.accounts
                 sealed = [_sealed(entry, accounts[entry.member_id]) for entry in decision.entries]
-                requests, owners = self._requests(accounts, sealed, decision.records)
-            except NeedsHistory as need:
-                accounts, history = self._with_history(program_id, members, need.since)
-                certain = False
-                continue
+                requests, owners = self._requests(program_id, sight, sealed, decision)
             except Refusal:
-                if certain:
+                if sight.certain:
                     raise
                 # No refusal on an eventual read: look again, at the key first.
                 if (before := self.entry(program_id, guard.partition, guard.sort)) is not None:
                     return _replay(before, guard, sent)
-                fresh = {m: self.account(program_id, m, consistent=True) for m in members}
-                if fresh == accounts:
+                seen = sight.known.accounts
+                fresh = {m: self.account(program_id, m, consistent=True) for m in seen}
+                if fresh == seen:
                     raise
-                accounts, history = fresh, None
+                sight.known = Known(fresh)
                 continue
             sent += 1
             outcome = self._transact(requests, owners)
@@ -441,31 +471,73 @@ class Store:
                 return Committed(sealed[0], False, sent)
             if isinstance(outcome, Entry):
                 return _replay(outcome, guard, sent)
+            sight.pools.clear()
             # Only a failed transaction that saw the key free, and these accounts at that moment,
             # leaves nothing open: an answer that was lost may have been an effect.
-            certain = outcome.key_was_free and len(outcome.accounts) == len(members)
+            sight.certain = outcome.key_was_free and len(outcome.accounts) == len(accounts)
             if outcome.accounts:
-                accounts, history = {**accounts, **outcome.accounts}, None
+                sight.known = Known({**accounts, **outcome.accounts})
             pause = self._jitter() * BACKOFF_SECONDS * 2**attempt
             if attempt + 1 == ATTEMPTS or self._monotonic() - begun + pause > PATIENCE_SECONDS:
                 break
             self._sleep(pause)
         raise Unavailable(f"gave up after {sent} transactions")
 
+    def foresee(self, program_id: str, known: Known, decide: Decide) -> Decision:
+        """What would be decided on what is known: the same reads on the way, nothing written."""
+        return self._decided(program_id, decide, _Sight(known), pool=self._left)
+
+    def _decided(
+        self,
+        program_id: str,
+        decide: Decide,
+        sight: "_Sight",
+        pool: Callable[[str, str, int, int], Pool] | None = None,
+    ) -> Decision:
+        """Decide, reading what the decision asks for on the way: other members, the history,
+        budgets (by `pool`, as of a program, name, total and version)."""
+        for _ in range(LOOKS):
+            known = sight.known
+            known = replace(known, budgets={name: p.points for name, p in sight.pools.items()})
+            try:
+                decision = decide(known)
+            except NeedsAccount as need:
+                other = self.account(program_id, need.member_id)
+                accounts = {**known.accounts, need.member_id: other}
+                sight.known, sight.certain = replace(known, accounts=accounts), False
+                continue
+            except NeedsHistory as need:
+                accounts, history = self._with_history(program_id, known.accounts, need.since)
+                sight.known, sight.certain = Known(accounts, history), False
+                continue
+            except NeedsBudgets as need:
+                for name, total in need.totals.items():
+                    look = pool or self._pool
+                    sight.pools[name] = look(program_id, name, total, need.version)
+                continue
+            drawn = decision.draws
+            hidden = [n for n, p in sight.pools.items() if p.may_hide_more(drawn.get(n, 0))]
+            if not hidden:
+                return decision
+            for name in hidden:
+                sight.pools[name] = self._whole_pool(program_id, name)
+        raise Unavailable("the decision asks for more and more")
+
     def _requests(
         self,
-        accounts: Mapping[str, Account | None],
+        program_id: str,
+        sight: "_Sight",
         entries: Sequence[Entry],
-        records: Sequence[Record],
+        decision: Decision,
     ) -> tuple[list[Any], list[str | None]]:
-        """The transaction's puts, and for each of them the member whose account it is, if any.
+        """The transaction's writes, and for each of them the member whose account it is, if any.
 
         Refusal `account_too_large` where an account has grown too large to be written.
         """
         requests: list[Any] = []
         owners: list[str | None] = []
         for entry in entries:
-            seen = accounts[entry.member_id]
+            seen = sight.known.accounts[entry.member_id]
             after = _before(entry, seen).after(entry)
             if after.balance != entry.balance:
                 raise Broken("the entry's balance is not the account's")
@@ -481,9 +553,14 @@ class Store:
             requests.append(_put(self._accounts, item, condition))
             requests.append(_put(self._ledger, entry_item(entry), _FREE))
             owners += [entry.member_id, None]
-        for record in records:
+        for record in decision.records:
             requests.append(_put(self._records, _record_item(record), _FREE))
             owners.append(None)
+        for name, points in decision.draws.items():
+            pool = sight.pools.get(name) or Pool({self._any_shard(): 0}, whole=False)
+            for shard, part in allocate(pool, points).items():
+                requests.append(self._draw(program_id, name, shard, part))
+                owners.append(None)
         return requests, owners
 
     def _transact(
@@ -498,6 +575,101 @@ class Store:
         except (HTTPClientError, BotoConnectionError):
             return _Moved({}, False)  # the answer is lost: if it was committed, its key says so
         return None
+
+    # Budgets
+
+    def budget(self, program_id: str, name: str) -> int | None:
+        """The points that a budget has left; None for one that was never drawn on."""
+        shards = self._shards(program_id, name)
+        return sum(shard["left"] for shard in shards) if shards else None
+
+    def _pool(self, program_id: str, name: str, total: int, version: int) -> Pool:
+        """One shard of the budget, by chance; all are made or set to a new total first if the
+        version in force asks for that."""
+        number = self._any_shard()
+        key: Item = {"pk": {"S": _budget_key(program_id, name)}, "sk": {"S": str(number)}}
+        item = self._get(self._records, key, consistent=False)
+        if item is not None:
+            shard = _plain(item)
+            if shard["total"] == total or shard["version"] >= version:
+                return Pool({number: shard["left"]}, whole=False)
+        self._set_total(program_id, name, total, version)
+        return self._whole_pool(program_id, name)
+
+    def _whole_pool(self, program_id: str, name: str) -> Pool:
+        shards = self._shards(program_id, name)
+        return Pool({int(shard["sk"]): shard["left"] for shard in shards}, whole=True)
+
+    def _shards(self, program_id: str, name: str) -> list[dict[str, Any]]:
+        request: dict[str, Any] = {
+            "TableName": self._records,
+            "KeyConditionExpression": "pk = :p",
+            "ExpressionAttributeValues": {":p": {"S": _budget_key(program_id, name)}},
+            "ConsistentRead": True,
+        }
+        return [_plain(item) for page in self._pages(request) for item in page]
+
+    def _set_total(self, program_id: str, name: str, total: int, version: int) -> None:
+        """Make the budget's shards, or spread a changed total over them: all in one transaction
+        on what they were seen to hold."""
+        for attempt in range(ATTEMPTS):
+            shards = self._shards(program_id, name)
+            if shards and (shards[0]["total"] == total or shards[0]["version"] >= version):
+                return
+            before = [shard["left"] for shard in shards] or [0] * SHARDS
+            deficit = shards[0]["deficit"] if shards else 0
+            change = total - (shards[0]["total"] if shards else 0)
+            left, deficit = rebalanced(before, deficit, change)
+            requests: list[Any] = []
+            for number, points in enumerate(left):
+                fields = {"left": points, "total": total, "version": version, "deficit": deficit}
+                record = Record(_budget_key(program_id, name), str(number), fields)
+                condition = _FREE
+                if shards:
+                    condition = {
+                        "ConditionExpression": "#l = :l AND version = :v",
+                        "ExpressionAttributeNames": {"#l": "left"},
+                        "ExpressionAttributeValues": {
+                            ":l": {"N": str(shards[number]["left"])},
+                            ":v": {"N": str(shards[number]["version"])},
+                        },
+                    }
+                requests.append(_put(self._records, _record_item(record), condition))
+            try:
+                self.client.transact_write_items(TransactItems=requests)
+                return
+            except ClientError as error:
+                if error.response["Error"]["Code"] != "TransactionCanceledException":
+                    raise
+            except (HTTPClientError, BotoConnectionError):
+                pass  # looked at again: what was written shows
+            self._sleep(self._jitter() * BACKOFF_SECONDS * 2 ** (attempt + 1))
+        raise Unavailable("the budget is too busy to change its total")
+
+    def _any_shard(self) -> int:
+        return min(int(self._jitter() * SHARDS), SHARDS - 1)
+
+    def _draw(self, program_id: str, name: str, shard: int, points: int) -> dict[str, Any]:
+        return {
+            "Update": {
+                "TableName": self._records,
+                "Key": {"pk": {"S": _budget_key(program_id, name)}, "sk": {"S": str(shard)}},
+                "UpdateExpression": "SET #l = #l - :n",
+                "ConditionExpression": "#l >= :n",
+                "ExpressionAttributeNames": {"#l": "left"},
+                "ExpressionAttributeValues": {":n": {"N": str(points)}},
+            }
+        }
+
+    def _left(self, program_id: str, name: str, total: int, version: int) -> Pool:
+        """What the budget would have left if its total were this; nothing is written."""
+        del version  # a draft's, or the one in force: what was given is the same
+        shards = self._shards(program_id, name)
+        if not shards:
+            return Pool({0: total}, whole=True)
+        spent = int(shards[0]["total"]) + int(shards[0]["deficit"])
+        spent -= sum(int(shard["left"]) for shard in shards)
+        return Pool({0: max(0, total - spent)}, whole=True)
 
     def _cancelled(self, error: ClientError, owners: Sequence[str | None]) -> "Entry | _Moved":
         response: Any = error.response
@@ -521,7 +693,7 @@ class Store:
         return _Moved(moved, reasons[1]["Code"] == "None")
 
     def _with_history(
-        self, program_id: str, members: Sequence[str], since: int
+        self, program_id: str, members: Iterable[str], since: int
     ) -> tuple[dict[str, Account | None], History]:
         """Accounts, and the history since an instant that belongs to them.
 
@@ -626,6 +798,10 @@ def _put(table: str, item: Item, condition: Mapping[str, Any]) -> dict[str, Any]
 
 def _program_key(program_id: str) -> str:
     return f"{program_id}#program"
+
+
+def _budget_key(program_id: str, name: str) -> str:
+    return f"{program_id}#budget#{name}"
 
 
 def _version_sort(number: int) -> str:

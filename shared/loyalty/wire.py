@@ -5,12 +5,14 @@ dates are differences. docs/tables.md shows an item of each kind, taken apart. E
 pure and exact: what is read is what was written, and an entry's hash covers the stored bytes.
 
 Account: pk, n seq, l lots, q pending, d debt, t lifetime, c counters, k cooldowns, g groups,
-a active_on, u due_on, r recorded_at, h hash of the last entry.
+j joined_on, z joined_on as MMDD, y birthday as MMDD, f referrer, b qualifying, i tier,
+v tier_until, a active_on, u due_on, r recorded_at, h hash of the last entry.
 
 Entry: pk, sk, m member, n seq, k kind, p points, b balance, o occurred_at (absent: recorded_at),
 r recorded_at, v version, w reason, c changes, x explanation, e event, a answer, f fingerprint,
 s schema, h hash. Changes: p postings as [kind, on, lots, pending, debt], n counts, k cooldowns,
-l lifetime, a active_on, u due_on, g groups.
+l lifetime, a active_on, u due_on, g groups, j joined_on, y birthday, f referrer,
+b qualifying, i tier, v tier_until.
 """
 
 import json
@@ -19,7 +21,7 @@ from collections.abc import Iterable, Mapping
 from hashlib import sha256
 from typing import Any, Final
 
-from loyalty.dates import Per
+from loyalty.dates import Per, from_day_number
 from loyalty.model import NEVER, Account, Count, Counts, Entry, Kind, Posting
 
 type Item = dict[str, dict[str, Any]]
@@ -30,6 +32,7 @@ SCHEMA: Final = 1
 
 _KINDS: Final[dict[Kind, str]] = {
     "enrol": "n", "award": "a", "check_in": "c", "redeem": "r", "reverse": "v", "expire": "x",
+    "referral": "f", "birthday": "b", "anniversary": "j",
     "activate": "y", "update": "u",
 }  # fmt: skip
 _KIND_OF: Final = {code: kind for kind, code in _KINDS.items()}
@@ -63,17 +66,30 @@ def account_item(account: Account) -> Item:
     for name, number in (("d", account.debt), ("t", account.lifetime)):
         if number:
             item[name] = {"N": str(number)}
-    for name, day in (("a", account.active_on), ("u", account.due_on)):
+    for name, day in (
+        ("a", account.active_on),
+        ("u", account.due_on),
+        ("v", account.tier_until),
+    ):
         if day is not None:
             item[name] = {"N": str(day)}
     for name, text in (
         ("l", _lots_text(account.lots)),
         ("q", _pending_text(account.pending)),
         ("c", _counters_text(account.counters)),
+        ("b", _lots_text(account.qualifying)),
+        ("f", account.referrer),
+        ("i", account.tier),
         ("k", ",".join(f"{name}{_base36(at)}" for name, at in sorted(account.cooldowns.items()))),
     ):
         if text:
             item[name] = {"S": text}
+    if account.joined_on is not None:
+        item["j"] = {"N": str(account.joined_on)}
+        joined = from_day_number(account.joined_on)
+        item["z"] = {"N": str(joined.month * 100 + joined.day)}
+    if account.birthday:
+        item["y"] = {"N": str(account.birthday)}
     if account.groups:
         item["g"] = {"S": json.dumps(account.groups, ensure_ascii=False, separators=(",", ":"))}
     return item
@@ -95,6 +111,12 @@ def account_of(item: Item) -> Account:
             part[:_TOKEN]: int(part[_TOKEN:], 36) for part in _text(item, "k").split(",") if part
         },
         groups=tuple(json.loads(item["g"]["S"])) if "g" in item else (),
+        joined_on=_number(item, "j"),
+        birthday=_number(item, "y") or 0,
+        referrer=_text(item, "f"),
+        qualifying=tuple(_lots(_text(item, "b"))),
+        tier=_text(item, "i"),
+        tier_until=_number(item, "v"),
         active_on=_number(item, "a"),
         due_on=_number(item, "u"),
         recorded_at=int(item["r"]["N"]),
@@ -240,6 +262,12 @@ def entry_of(item: Item) -> Entry:
         active_on=changes.get("a"),
         due_on=changes.get("u"),
         groups=tuple(changes["g"]) if "g" in changes else None,
+        joined_on=changes.get("j"),
+        birthday=changes.get("y"),
+        referrer=changes.get("f"),
+        qualifying=tuple((start, change) for start, change in changes.get("b", ())),
+        tier=changes.get("i"),
+        tier_until=changes.get("v"),
         reason=_text(item, "w"),
         event=_json(item, "e"),
         explanation=_json(item, "x"),
@@ -263,8 +291,16 @@ def _changes(entry: Entry) -> dict[str, Any]:
         changes["a"] = entry.active_on
     if entry.due_on is not None:
         changes["u"] = entry.due_on
-    if entry.groups is not None:
-        changes["g"] = entry.groups
+    profile = {
+        "g": entry.groups,
+        "j": entry.joined_on,
+        "y": entry.birthday,
+        "f": entry.referrer,
+        "b": entry.qualifying or None,
+        "i": entry.tier,
+        "v": entry.tier_until,
+    }
+    changes |= {name: value for name, value in profile.items() if value is not None}
     return changes
 
 

@@ -1,0 +1,139 @@
+"""What a valid program probably does not mean: rules that can never fire, or never count.
+
+Publishing refuses contradictions; these are warnings, and the program is published all the same.
+A warning is only given where it is certain.
+"""
+
+from collections.abc import Iterator
+from datetime import date, datetime, timedelta
+
+from loyalty.program import PURCHASES, WEEKDAYS, Fault, LocalTime, Match, Program, Rule, When
+
+EVERYTHING = When()
+ALL_LINES = Match()
+
+
+def warnings(program: Program, now: datetime) -> list[Fault]:
+    """Rules, campaigns and offers that can never fire from `now` on, and rules that another one
+    always shadows, each with its place in the document."""
+    today = now.astimezone(program.zone).date()
+    return [
+        *_ended(program, today),
+        *_without_day(program),
+        *_nowhere(program),
+        *_shadowed(program),
+    ]
+
+
+def _ended(program: Program, today: date) -> Iterator[Fault]:
+    whens = [(f"/rules/{i}/when/until", rule.when) for i, rule in enumerate(program.rules)]
+    dated = [
+        *((place, when.until) for place, when in whens if when),
+        *((f"/campaigns/{i}/until", c.until) for i, c in enumerate(program.campaigns)),
+        *((f"/offers/{i}/until", offer.until) for i, offer in enumerate(program.offers)),
+    ]
+    for place, until in dated:
+        if until is not None and until.day < today:
+            yield Fault(place, "has_ended", f"ended on {until.day}: this can never fire")
+
+
+def _without_day(program: Program) -> Iterator[Fault]:
+    """Rules whose dates hold none of their weekdays."""
+    for i, rule in enumerate(program.rules):
+        when = rule.when
+        if when is None or not when.weekdays or when.from_ is None or when.until is None:
+            continue
+        days = (when.until.day - when.from_.day).days + 1
+        names = {
+            WEEKDAYS[(when.from_.day + timedelta(days=n)).weekday()] for n in range(min(7, days))
+        }
+        if not names & set(when.weekdays):
+            yield Fault(f"/rules/{i}/when", "never_fires", "none of its weekdays is in its dates")
+
+
+def _nowhere(program: Program) -> Iterator[Fault]:
+    """Check-in rules where nobody can check in."""
+    open_ = {location.location_id for location in program.locations if location.check_in}
+    for i, rule in enumerate(program.rules):
+        if rule.trigger != "check_in":
+            continue
+        places = set(rule.when.locations) if rule.when and rule.when.locations else open_
+        if not places & open_:
+            yield Fault(f"/rules/{i}", "never_fires", "nobody can check in at its locations")
+
+
+def _shadowed(program: Program) -> Iterator[Fault]:
+    """Rules that never count because an earlier one ends or excludes them whenever they fire."""
+    order = sorted(range(len(program.rules)), key=lambda i: -program.rules[i].priority)
+    shadowing: list[int] = []
+    for index in order:
+        rule = program.rules[index]
+        for earlier in shadowing:
+            other = program.rules[earlier]
+            if rule.earn.multiply is not None and other.stacking == "exclusive":
+                continue  # line multipliers stay in force beside an exclusive rule
+            both = other.stacking == rule.stacking == "exclusive"
+            if both and rule.priority == other.priority:
+                continue  # the one that grants most counts
+            if _covers(other, rule):
+                detail = f"rule {other.rule_id} fires whenever it does, and it never counts"
+                yield Fault(f"/rules/{index}", "always_shadowed", detail)
+                break
+        if rule.stacking != "stack" and not rule.frequency:
+            shadowing.append(index)
+    # An exclusive rule also excludes what comes before it.
+    for index in order:
+        rule = program.rules[index]
+        if rule.stacking != "stack" or rule.earn.multiply is not None:
+            continue
+        for later in shadowing:
+            other = program.rules[later]
+            comes_after = order.index(later) > order.index(index)
+            if other.stacking == "exclusive" and comes_after and _covers(other, rule):
+                detail = f"the exclusive rule {other.rule_id} fires whenever it does"
+                yield Fault(f"/rules/{index}", "always_shadowed", detail)
+                break
+
+
+def _covers(wide: Rule, narrow: Rule) -> bool:
+    """Whether `wide` surely fires whenever `narrow` does."""
+    if wide.trigger != narrow.trigger and not (
+        wide.trigger == "purchase" and narrow.trigger in PURCHASES
+    ):
+        return False
+    outer, inner = wide.when or EVERYTHING, narrow.when or EVERYTHING
+    lists = ("channels", "locations", "groups", "tiers", "weekdays")
+    return (
+        all(_holds(getattr(outer, name), getattr(inner, name)) for name in lists)
+        and (not outer.hours or outer.hours == inner.hours)
+        and set(outer.attributes) <= set(inner.attributes)
+        and (outer.min_amount or 0) <= (inner.min_amount or 0)
+        and _starts_before(outer.from_, inner.from_)
+        and _ends_after(outer.until, inner.until)
+        and _counts_more(wide.match or ALL_LINES, narrow.match or ALL_LINES)
+    )
+
+
+def _holds(wide: tuple[object, ...], narrow: tuple[object, ...]) -> bool:
+    return not wide or (bool(narrow) and set(narrow) <= set(wide))
+
+
+def _starts_before(wide: LocalTime | None, narrow: LocalTime | None) -> bool:
+    return wide is None or ((narrow is not None and wide == narrow) or _earlier(wide, narrow))
+
+
+def _earlier(one: LocalTime, other: LocalTime | None) -> bool:
+    return other is not None and one.day < other.day
+
+
+def _ends_after(wide: LocalTime | None, narrow: LocalTime | None) -> bool:
+    return wide is None or (narrow is not None and (wide == narrow or narrow.day < wide.day))
+
+
+def _counts_more(wide: Match, narrow: Match) -> bool:
+    out, inside = wide.exclude, narrow.exclude
+    return all(
+        _holds(getattr(wide, name), getattr(narrow, name))
+        and set(getattr(out, name)) <= set(getattr(inside, name))
+        for name in ("products", "categories", "brands")
+    ) and wide.discounted in (None, narrow.discounted)

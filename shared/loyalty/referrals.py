@@ -1,0 +1,115 @@
+"""Friends brought along: what the referred member and the referrer get, once, when the referred
+one registers or first buys enough."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Literal
+
+from loyalty.decisions import Draft, Guard
+from loyalty.limits import Usage, token
+from loyalty.lots import available_on, credit, expiry
+from loyalty.model import Account, Count, Entry, Known, NeedsAccount, NeedsBudgets
+from loyalty.rules import PROGRAM_BUDGET, Rulebook
+
+ONCE = token("once", "referral")
+REFERRALS = token("times", "@referral")
+"""Of a referrer; no rule's id has an @."""
+
+
+@dataclass(frozen=True, slots=True)
+class Referral:
+    """What a referral gives: to the referred member, and to the referrer, as it stands."""
+
+    referred_points: int
+    referrer_points: int
+    referrer: Account
+
+
+def due(
+    rulebook: Rulebook,
+    known: Known,
+    draft: Draft,
+    usage: Usage,
+    occasion: Literal["registration", "first_purchase"],
+    base: int,
+    drawn: Mapping[str, int],
+) -> Referral | None:
+    """The referral that this occasion pays, or None.
+
+    `base` is the earning base of the purchase, `drawn` what its award takes from budgets. Refused
+    are circles, a referral that was paid before, and what the referrer's limits do not allow.
+    """
+    terms = rulebook.program.referral
+    referrer_id = draft.account.referrer
+    if terms is None or terms.award_on != occasion or not referrer_id:
+        return None
+    if terms.min_amount is not None and occasion == "first_purchase" and base < terms.min_amount:
+        return None
+    if usage.used("ever", ONCE):
+        return None
+    if referrer_id not in known.accounts:
+        raise NeedsAccount(referrer_id)
+    referrer = known.accounts[referrer_id]
+    if referrer is None or referrer.referrer == draft.account.member_id:
+        return None
+    brought = Usage(referrer, draft.local_date(draft.recorded_at), rulebook.program.zone, None)
+    within = all(brought.used(limit.per, REFERRALS) < limit.times for limit in terms.limits)
+    wanted = (terms.referred_points, terms.referrer_points if within else 0)
+    if rulebook.program.budget is None:
+        return Referral(*wanted, referrer)
+    if PROGRAM_BUDGET not in known.budgets:
+        total = rulebook.budgets[PROGRAM_BUDGET]
+        raise NeedsBudgets(rulebook.version, {PROGRAM_BUDGET: total})
+    left = max(0, known.budgets[PROGRAM_BUDGET] - drawn.get(PROGRAM_BUDGET, 0))
+    referred_points = min(wanted[0], left)
+    return Referral(referred_points, min(wanted[1], left - referred_points), referrer)
+
+
+def grant(draft: Draft, points: int, occurred_on: int) -> None:
+    """Credit a side of a referral, after its pending period."""
+    program = draft.rulebook.program
+    start = available_on(program.pending.get("referral"), occurred_on)
+    lot = (start, expiry(program.expiry, start), points)
+    draft.post(credit(draft.account, "referral", occurred_on, [lot], draft.today))
+
+
+def referrer_entry(rulebook: Rulebook, referral: Referral, guard: Guard, now: int) -> Entry:
+    """The referrer's side, under the key of the event that paid it."""
+    draft = Draft(rulebook, referral.referrer, now)
+    grant(draft, referral.referrer_points, draft.today)
+    terms = rulebook.program.referral
+    usage = Usage(
+        referral.referrer, draft.local_date(draft.recorded_at), rulebook.program.zone, None
+    )
+    windows = dict.fromkeys(limit.per for limit in terms.limits) if terms else {}
+    counts: tuple[Count, ...] = ()
+    if referral.referrer_points:
+        counts = tuple(usage.count(per, REFERRALS, 1) for per in windows)
+    return draft.entry(
+        "referral",
+        Guard(guard.partition, "referrer", guard.fingerprint),
+        active_on=draft.today if referral.referrer_points else None,
+        lifetime=referral.referrer_points,
+        counts=counts,
+        reason="referral",
+        explanation={"r": "", "f": referral.referrer_points},
+    )
+
+
+def same_person(profile: Mapping[str, object], email: str | None, phone: str | None) -> bool:
+    """Whether an e-mail address or a phone number is that profile's own, however it is written:
+    case, dots and +tags of addresses and punctuation of numbers do not make another person."""
+    known_email, known_phone = profile.get("email"), profile.get("phone")
+    return bool(
+        (email and known_email and _plain_email(email) == _plain_email(str(known_email)))
+        or (phone and known_phone and _digits(phone) == _digits(str(known_phone)))
+    )
+
+
+def _plain_email(address: str) -> str:
+    name, _, host = address.casefold().rpartition("@")
+    return f"{name.partition('+')[0].replace('.', '')}@{host}"
+
+
+def _digits(number: str) -> str:
+    return "".join(c for c in number if c.isdecimal())
