@@ -22,7 +22,7 @@ from loyalty import earning, lifecycle, redeeming, refunds
 from loyalty.codes import CheckInCode, Secrets, check_in_code
 from loyalty.commands import CHECK_IN_EVENT, Enrolment, Event, Redemption
 from loyalty.decisions import Decision, Guard, Record, event_partition
-from loyalty.model import Account, Entry, History, Known, NeedsHistory, Refusal
+from loyalty.model import Account, Entry, History, Known, NeedsBudgets, NeedsHistory, Refusal
 from loyalty.program import parse
 from loyalty.rules import Rulebook
 from loyalty.wire import Item, account_item, account_of, entry_item, entry_of, sealed_hash
@@ -97,6 +97,7 @@ class Ledger:
         self.entries: list[Entry] = []
         self.records: list[Record] = []
         self.member_id = member_id
+        self.budgets: dict[str, int] = {}
         self._keys = 0
 
     def enrol(self, now: int, groups: Iterable[str] = ()) -> Entry:
@@ -177,14 +178,22 @@ class Ledger:
         return f"key-{self._keys}"
 
     def _commit(self, decide: Callable[[Known], Decision]) -> Entry:
-        history = None
+        known = Known({self.member_id: self.account})
         while True:
             try:
-                return self._write(decide(Known({self.member_id: self.account}, history)))
+                return self._write(decide(known))
             except NeedsHistory as need:
-                if history is not None and need.since >= history.since:
+                if known.history is not None and need.since >= known.history.since:
                     raise AssertionError("asked again for a history that it has") from need
-                history = self._history(need.since)
+                known = replace(known, history=self._history(need.since))
+            except NeedsBudgets as need:
+                if not need.totals.keys() - known.budgets.keys():
+                    raise AssertionError("asked again for budgets that it has") from need
+                self.budgets = {**need.totals, **self.budgets}
+                known = replace(known, budgets={**known.budgets, **self._left(need.totals)})
+
+    def _left(self, names: Iterable[str]) -> dict[str, int]:
+        return {name: self.budgets[name] for name in names}
 
     def _history(self, since: int) -> History:
         found = [e for e in reversed(self.entries) if e.recorded_at >= since]
@@ -203,6 +212,9 @@ class Ledger:
         self.account = account_of(account_item(after))
         self.entries.append(entry_of(entry_item(entry)))
         self.records += decision.records
+        for name, points in decision.draws.items():
+            self.budgets[name] -= points
+            assert self.budgets[name] >= 0
         return self.entries[-1]
 
     @property
@@ -464,6 +476,56 @@ SETTINGS: Final = _part(
     limits=LIMITS,
     max_lateness=st.sampled_from(["PT12H", "P7D", "P3M"]),
     refunds=st.sampled_from(["clamp", "debt"]).map(lambda policy: {"shortfall": policy}),
+    campaigns=st.lists(
+        st.fixed_dictionaries(
+            {"campaign_id": st.sampled_from(["spring", "autumn"]), "multiplier": MULTIPLIERS},
+            optional={
+                "from": st.just("2026-02-01"),
+                "match": st.just({"categories": ["x"]}),
+                "budget": st.just({"points": 40}),
+            },
+        ),
+        min_size=1,
+        max_size=2,
+        unique_by=lambda campaign: campaign["campaign_id"],
+    ),
+    offers=st.just(
+        [
+            {
+                "offer_id": "week",
+                "applies_to": {"categories": ["x"]},
+                "percent": "12.5",
+                "validity": "P2W",
+                "exclude_discounted": True,
+            }
+        ]
+    ),
+    budget=st.sampled_from([{"points": 30}, {"points": 200}]),
+    tiers=st.fixed_dictionaries(
+        {
+            "levels": st.just(
+                [
+                    {"tier_id": "bronze", "at": 0},
+                    {"tier_id": "silver", "at": 20, "multiplier": "1.5"},
+                    {"tier_id": "gold", "at": 60, "multiplier": 2},
+                ]
+            ),
+            "window": st.sampled_from(
+                [
+                    {"rolling": "P30D"},
+                    {"rolling": "P6M"},
+                    {"calendar": "year"},
+                    {"membership": "year"},
+                    "lifetime",
+                ]
+            ),
+            "downgrade": st.fixed_dictionaries(
+                {"steps": st.sampled_from(["none", "one", "full"])},
+                optional={"grace": st.just("P10D")},
+            ),
+        },
+        optional={"qualify_by": st.just("spend")},
+    ),
 )
 REWARDS: Final = (
     {"reward_id": "gift", "kind": "gift", "cost": 7, "voucher_validity": "P30D"},
@@ -482,6 +544,7 @@ def _program_documents(draw: st.DrawFn) -> dict[str, Any]:
         "name": "Random",
         "currency": draw(CURRENCIES),
         "time_zone": draw(TIME_ZONES),
+        "point_value": 2,
         "rules": [rule | {"rule_id": f"rule-{i}"} for i, rule in enumerate(rules)],
         "rewards": list(REWARDS),
         "locations": [{"location_id": LOCATION, "check_in": draw(CHECK_INS)}],
@@ -606,6 +669,7 @@ def _busy_documents(draw: st.DrawFn) -> dict[str, Any]:
         "name": "Random",
         "currency": "EUR",
         "time_zone": draw(TIME_ZONES),
+        "point_value": 2,
         "rules": [
             {"rule_id": "review", "trigger": "review", "earn": {"points": 5}} | draw(LIMITED),
             {"rule_id": "visit", "trigger": "check_in", "earn": {"points": 3}} | draw(LIMITED),

@@ -784,7 +784,7 @@ def refusals() -> Iterator[Case]:
         ("check-ins", SCAN | {"code": "x{code}"}, 403, "code_invalid"),
         ("check-ins", SCAN | {"code": "é" * 512}, 403, "code_invalid"),
         ("members", ENROLMENT | {"member_id": "mila"}, 409, "member_exists"),
-        ("members", ENROLMENT | {"referral_code": "FRIEND"}, 422, "not_supported_yet"),
+        ("members", ENROLMENT | {"referral_code": "FRIEND"}, 422, "referral_code_unknown"),
     ):  # fmt: skip
         method, path, _ = BODIES[name]
         content = json.dumps(body).encode()

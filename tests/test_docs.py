@@ -19,6 +19,7 @@ from loyalty import edge, lifecycle, program, wire
 from loyalty.dates import milliseconds
 from loyalty.decisions import Decision
 from loyalty.edge import App, Request, Response
+from loyalty.model import Known
 from loyalty.problems import PROBLEMS
 from loyalty.program import Faults
 from loyalty.store import KeyReused, Unavailable
@@ -303,8 +304,8 @@ def story(engine: Engine, tables: Tables) -> list[dict[str, Any]]:
     assert account
     now_ms = milliseconds(datetime(2027, 4, 1, 1, tzinfo=UTC))
 
-    def decide(accounts: Any, _: Any) -> Decision:
-        decision = lifecycle.sweep(store.rulebook("shop", 1), accounts["ada"], now_ms)
+    def decide(known: Known) -> Decision:
+        decision = lifecycle.sweep(store.rulebook("shop", 1), known.account("ada"), now_ms)
         assert decision
         return decision
 

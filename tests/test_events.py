@@ -137,6 +137,7 @@ ANSWERS: dict[str, tuple[int, Any]] = {
         201,
         award(ORDER, WELCOME + ORDER, entry_id="mila.2", event_id="order-1001"),
     ),
+    "simulate": (200, award(ORDER, ORDER, entry_id="mila.1", event_id="order-1001")),
     "award_custom": (201, award(10, WELCOME + 10, event_id="review-77")),
     "award_social_share": (201, award(5, WELCOME + 5, event_id="share-5")),
     "reversal": (

@@ -16,18 +16,20 @@ LAYERS = (
     {"dates"},
     {"model"},
     {"program"},
-    {"lots", "limits", "commands", "codes"},
+    {"tiers", "limits", "commands", "codes", "budgets", "advice"},
+    {"lots"},
     {"rules"},
     {"decisions"},
-    {"earning", "redeeming", "refunds", "lifecycle"},
-    {"projections"},
+    {"referrals", "redeeming", "refunds", "lifecycle"},
+    {"earning"},
+    {"celebrations", "projections"},
 )
 """The domain, from below: a module imports those of the layers before its own."""
 
 BESIDE = {
     # How things are written to the tables knows the nouns, and nothing that decides.
     "wire": {"dates", "model"},
-    "store": {"dates", "model", "program", "rules", "codes", "decisions", "wire"},
+    "store": {"dates", "model", "program", "rules", "codes", "decisions", "wire", "budgets"},
     "pages": {"program"},
     "poster": {"program", "pages"},
     "problems": set(),

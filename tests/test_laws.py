@@ -238,6 +238,14 @@ def test_no_counter_passes_its_limit(story: Story) -> None:
                 window = allowed.per, _window(allowed.per, on, entry)
                 scans[window, allowed.times] += 1
                 assert scans[window, allowed.times] <= allowed.times
+    budget = program.budget.points if program.budget else None
+    given = 0
+    for entry in played.ledger.entries:
+        if entry.kind in ("enrol", "award", "check_in"):
+            given += entry.points
+        if entry.kind == "reverse":  # what it took back, it gave to the budget
+            given -= next(e.points for e in played.ledger.entries if e.partition == entry.partition)
+        assert budget is None or given <= budget
     rules_by_id = {rule.rule_id: rule for rule in program.rules}
     for (name, index, _), used in points.items():
         limits = program.limits if name == "program" else rules_by_id[name].limits
@@ -276,7 +284,7 @@ def _granted(played: Played, entry: Entry) -> dict[str, int]:
     """What each rule gave, by its id."""
     rows = explanation_of(played.ledger.rulebook, entry)
     assert sum(row["points"] for row in rows) == entry.points
-    return {row["rule_id"]: row["points"] for row in rows}
+    return {row.get("rule_id") or row["offer_id"]: row["points"] for row in rows}
 
 
 def _fired(played: Played, entry: Entry, rule: Rule, earned: int) -> bool:
@@ -285,7 +293,7 @@ def _fired(played: Played, entry: Entry, rule: Rule, earned: int) -> bool:
         return earned > 0
     rows = explanation_of(played.ledger.rulebook, entry)
     factors = [factor for row in rows if row["points"] for factor in row["factors"]]
-    return any(factor["rule_id"] == rule.rule_id for factor in factors)
+    return any(factor.get("rule_id") == rule.rule_id for factor in factors)
 
 
 def _window(per: str, on: date, entry: Entry) -> Any:
@@ -394,7 +402,7 @@ def test_the_sweep_does_not_matter(story: Story) -> None:
 
 def _points(program: Any, account: Account, today: int) -> tuple[Any, ...]:
     account, _ = advance(program, account, today)
-    return account.lots, account.pending, account.debt, account.lifetime
+    return account.lots, account.pending, account.debt, account.lifetime, account.tier
 
 
 @law

@@ -221,7 +221,7 @@ def test_an_unknown_member_is_not_found(send: Send) -> None:
     assert send("GET", "/members/nobody").status_code == 404, "nobody was made by asking"
 
 
-def test_referrals_are_not_silently_ignored(send: Send) -> None:
+def test_an_unknown_referral_code_is_not_silently_ignored(send: Send) -> None:
     answer = send("POST", "/members", NOOR | {"referral_code": "FRIEND"})
-    assert code(answer) == (422, "not_supported_yet")
+    assert code(answer) == (422, "referral_code_unknown")
     assert send("GET", "/members/noor").status_code == 404
