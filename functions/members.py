@@ -59,10 +59,11 @@ def enrol(request: Request, command: Enrolment) -> Response:
     member_id = command.member_id or member_id_from_key(program_id, str(key))
     guard = request.guard(f"m#{member_id}" if key is None else f"k#{key}", member_id)
     rulebook = store().rulebook_in_force(program_id, request.now)
-    referrer = _referrer(program_id, command, member_id)
     salts = count()
 
     def decide(known: Known) -> Decision:
+        # Judged here, so that a repeat is recognised before.
+        referrer = _referrer(program_id, command, member_id)
         code = codes.referral_code(program_id, member_id, next(salts))
         personal = command.model_dump(mode="json", include=set(PERSONAL), exclude_none=True)
         profile = personal | {

@@ -1,7 +1,7 @@
 """Dry runs: what would be awarded, with the very code that awards, and nothing written."""
 
 from loyalty import earning, projections
-from loyalty.commands import Simulation, lots_of
+from loyalty.commands import CHECK_IN_EVENT, Simulation, lots_of
 from loyalty.decisions import event_partition
 from loyalty.edge import BASE, PROGRAM_BYTES, SHOP, App, Problem, Request, Response, store
 from loyalty.model import Account, Known
@@ -32,7 +32,7 @@ def simulate(request: Request, command: Simulation) -> Response:
     """What an event would earn: now or at a given time, under the program or a draft of it, for
     a member or an account made up for it. Nothing is written."""
     event, program_id = command.event, request.program_id
-    if event.type in earning.RESERVED_TYPES:
+    if event.type in earning.RESERVED_TYPES or event.event_id.startswith(CHECK_IN_EVENT):
         raise Problem("reserved_type", "Events of this type are raised by the service itself.")
     now = request.now if command.now is None else command.now
     if command.program is None:

@@ -234,10 +234,10 @@ def test_no_counter_passes_its_limit(story: Story) -> None:
                 if frequency.per and _fired(played, entry, rule, earned):
                     times[rule.rule_id, index, _window(frequency.per, on, entry)] += 1
         if entry.kind == "check_in":
-            for allowed in check_in.limits:
-                window = allowed.per, _window(allowed.per, on, entry)
-                scans[window, allowed.times] += 1
-                assert scans[window, allowed.times] <= allowed.times
+            for index, allowed in enumerate(check_in.limits):
+                window = index, _window(allowed.per, on, entry)
+                scans[window] += 1
+                assert scans[window] <= allowed.times
     budget = program.budget.points if program.budget else None
     given = 0
     for entry in played.ledger.entries:

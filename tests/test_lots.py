@@ -259,6 +259,19 @@ def test_the_due_date_is_the_next_day_on_which_something_happens_by_itself() -> 
     assert ledger.account.due_on is None
 
 
+# found by every sweep, for ever.
+def test_a_tier_that_falls_is_written_down_by_the_sweep() -> None:
+    levels = [{"tier_id": "bronze", "at": 0}, {"tier_id": "silver", "at": 10}]
+    tiers = {"window": {"rolling": "P30D"}, "downgrade": {"steps": "full"}, "levels": levels}
+    ledger = lived(tiers=tiers)
+    assert ledger.account
+    assert ledger.account.tier == "silver"
+    entry = ledger.sweep(instant("2026-03-01T12:00"))
+    assert entry
+    assert entry.tier == "bronze"
+    assert ledger.account.due_on is None
+
+
 # Spending and paying
 
 

@@ -328,3 +328,14 @@ def test_only_events_can_be_taken_back(kind: str) -> None:
     with refused("event_not_found"):
         ledger.reverse(NOW, entry)
     assert lots(ledger) == {NEVER: 40 if kind == "redemption" else 100}
+
+
+# the end of the window, on the first command after it: the amount falls below zero, and the
+# account can no longer be written (IndexError in wire, a 500).
+def test_an_event_can_be_taken_back_after_its_tier_window_has_ended() -> None:
+    levels = [{"tier_id": "bronze", "at": 0}, {"tier_id": "silver", "at": 50}]
+    ledger = shop(tiers={"window": {"rolling": "P30D"}, "levels": levels})
+    event = ledger.buy(NOW, 100)
+    ledger.reverse(NOW + 31 * DAY, event)
+    assert ledger.account
+    assert ledger.account.qualifying == ()

@@ -119,9 +119,10 @@ class Draft:
             (day for day in (active_on, self.before.active_on) if day is not None), default=None
         )
         account = replace(self.account, active_on=active)
-        changes = (*qualifying, *tiers.outdated(program, account, self.today))
         standing = account
-        account = replace(account, qualifying=added(account.qualifying, changes))
+        account = replace(account, qualifying=added(account.qualifying, qualifying))
+        outdated = tiers.outdated(program, account, self.today)
+        account = replace(account, qualifying=added(account.qualifying, outdated))
         if kind == "reverse":
             account = tiers.lowered(program, account, standing, self.today)
         elif qualifying:
@@ -145,7 +146,7 @@ class Draft:
             balance=account.balance,
             active_on=None if active == self.before.active_on else active,
             due_on=due_on(program, account),
-            qualifying=changes,
+            qualifying=(*qualifying, *outdated),
             tier=None if account.tier == self.before.tier else account.tier,
             tier_until=account.tier_until,
             **rest,

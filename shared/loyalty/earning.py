@@ -81,7 +81,9 @@ def _with_referrer(
     if referral is None:
         return Decision((entry,), records, evaluation.draws)
     draws = dict(evaluation.draws)
-    if rulebook.program.budget is not None:
+    if rulebook.program.budget is not None and (
+        referral.referred_points or referral.referrer_points
+    ):
         both = referral.referred_points + referral.referrer_points
         draws[PROGRAM_BUDGET] = draws.get(PROGRAM_BUDGET, 0) + both
     other = referrals.referrer_entry(rulebook, referral, guard, now)
@@ -121,6 +123,11 @@ def granted(
         points += referral.referred_points
         counts = (*counts, Count("ever", 0, referrals.ONCE, 1))
         explanation["f"] = referral.referred_points
+        both = referral.referred_points + referral.referrer_points
+        if draft.rulebook.program.budget is not None and both:
+            # What the event drew in all: a reversal gives back just that.
+            drawn = explanation.get("b", {})
+            explanation["b"] = {**drawn, PROGRAM_BUDGET: drawn.get(PROGRAM_BUDGET, 0) + both}
         if "d" in explanation:
             explanation["d"] += referral.referred_points
     return draft.entry(
@@ -292,7 +299,7 @@ def check_in(
     if rules.cooldown is not None:
         limits.append(Frequency.model_construct(every=rules.cooldown))
     if (again := _allowed_from(limits, name, usage, at, rulebook)) > at:
-        raise _limit_reached(again)
+        raise _limit_reached(again, at)
     event = Event.model_construct(
         event_id=event_id,
         type="check_in",
@@ -305,7 +312,7 @@ def check_in(
         stopped = {"frequency", "cooldown", "limit"}
         by_limits = evaluation.hits or any(reason in stopped for _, reason in evaluation.reasons)
         if by_limits:
-            raise _limit_reached(_rules_allow_from(rulebook, evaluation, usage, at))
+            raise _limit_reached(_rules_allow_from(rulebook, evaluation, usage, at), at)
         raise Refusal("nothing_earned", "No rule of the program gives points for this check-in.")
     counts = tuple(usage.count(per, name, 1) for per in dict.fromkeys(t.per for t in rules.limits))
     cooldowns = {} if rules.cooldown is None else {name: at}
@@ -334,8 +341,9 @@ def scanned_location(rulebook: Rulebook, secrets: Secrets, text: str) -> tuple[s
     raise Refusal("code_invalid", "This code is not one of ours, or it has been withdrawn.")
 
 
-def _limit_reached(again: int) -> Refusal:
-    more = {} if again >= FOREVER else {"next_allowed_at": rfc3339(again)}
+def _limit_reached(again: int, at: int) -> Refusal:
+    # Nobody can tell when a budget is raised: then no time is promised.
+    more = {} if again >= FOREVER or again <= at else {"next_allowed_at": rfc3339(again)}
     return Refusal("limit_reached", "You have checked in as often as is counted for now.", **more)
 
 

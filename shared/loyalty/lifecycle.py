@@ -1,7 +1,7 @@
 """Decisions that time makes: what fell due, written down."""
 
 from loyalty.decisions import Decision, Draft, Guard
-from loyalty.model import Account
+from loyalty.model import Account, Kind
 from loyalty.rules import Rulebook
 
 
@@ -12,9 +12,10 @@ def sweep(rulebook: Rulebook, account: Account, now: int) -> Decision | None:
     entry's own number, so that a message delivered twice writes once.
     """
     draft = Draft(rulebook, account, now)
-    if not draft.postings:
+    if draft.account == account:
         return None
-    return Decision((draft.entry("expire", guard(account)),))
+    kind: Kind = "expire" if draft.postings else "tier"  # a tier falls without moving points
+    return Decision((draft.entry(kind, guard(account)),))
 
 
 def guard(account: Account) -> Guard:

@@ -64,7 +64,11 @@ class Usage:
         since = milliseconds(day_begins(start, self._zone) - FUTURE_TOLERANCE)
         if self._history is None or self._history.since > since:
             raise NeedsHistory(since)
-        return _folded(self._history.entries, per, window, name)
+        return _folded(self._own(self._history), per, window, name)
+
+    def _own(self, history: History) -> list[Entry]:
+        """The member's own entries: a history may hold those of a second member too."""
+        return [e for e in history.entries if e.member_id == self._account.member_id]
 
     def count(self, per: Per, name: str, by: int) -> Count:
         """The addition to make when `by` more is used."""
@@ -83,7 +87,7 @@ class Usage:
         since = at - (longest + FUTURE_TOLERANCE) // timedelta(milliseconds=1)
         if self._history is None or self._history.since > since:
             raise NeedsHistory(since)
-        told = (entry.cooldowns.get(name) for entry in self._history.entries)
+        told = (entry.cooldowns.get(name) for entry in self._own(self._history))
         return [last, *(paid for paid in told if paid is not None)]
 
     def _window(self, per: Per) -> int:

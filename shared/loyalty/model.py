@@ -34,6 +34,7 @@ type Kind = Literal[
     "reverse",
     "expire",
     "activate",
+    "tier",
     "update",
 ]
 

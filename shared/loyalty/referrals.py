@@ -3,8 +3,10 @@ one registers or first buys enough."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from datetime import date
 from typing import Literal
 
+from loyalty.dates import day_number
 from loyalty.decisions import Draft, Guard
 from loyalty.limits import Usage, token
 from loyalty.lots import available_on, credit, expiry
@@ -18,11 +20,13 @@ REFERRALS = token("times", "@referral")
 
 @dataclass(frozen=True, slots=True)
 class Referral:
-    """What a referral gives: to the referred member, and to the referrer, as it stands."""
+    """What a referral gives: to the referred member, and to the referrer, as it stands; and the
+    local date of the event that pays it."""
 
     referred_points: int
     referrer_points: int
     referrer: Account
+    on: date
 
 
 def due(
@@ -52,17 +56,17 @@ def due(
     referrer = known.accounts[referrer_id]
     if referrer is None or referrer.referrer == draft.account.member_id:
         return None
-    brought = Usage(referrer, draft.local_date(draft.recorded_at), rulebook.program.zone, None)
+    brought = Usage(referrer, usage.on, rulebook.program.zone, known.history)
     within = all(brought.used(limit.per, REFERRALS) < limit.times for limit in terms.limits)
     wanted = (terms.referred_points, terms.referrer_points if within else 0)
     if rulebook.program.budget is None:
-        return Referral(*wanted, referrer)
+        return Referral(*wanted, referrer, usage.on)
     if PROGRAM_BUDGET not in known.budgets:
         total = rulebook.budgets[PROGRAM_BUDGET]
         raise NeedsBudgets(rulebook.version, {PROGRAM_BUDGET: total})
     left = max(0, known.budgets[PROGRAM_BUDGET] - drawn.get(PROGRAM_BUDGET, 0))
     referred_points = min(wanted[0], left)
-    return Referral(referred_points, min(wanted[1], left - referred_points), referrer)
+    return Referral(referred_points, min(wanted[1], left - referred_points), referrer, usage.on)
 
 
 def grant(draft: Draft, points: int, occurred_on: int) -> None:
@@ -76,11 +80,10 @@ def grant(draft: Draft, points: int, occurred_on: int) -> None:
 def referrer_entry(rulebook: Rulebook, referral: Referral, guard: Guard, now: int) -> Entry:
     """The referrer's side, under the key of the event that paid it."""
     draft = Draft(rulebook, referral.referrer, now)
-    grant(draft, referral.referrer_points, draft.today)
+    occurred_on = day_number(referral.on)
+    grant(draft, referral.referrer_points, occurred_on)
     terms = rulebook.program.referral
-    usage = Usage(
-        referral.referrer, draft.local_date(draft.recorded_at), rulebook.program.zone, None
-    )
+    usage = Usage(referral.referrer, referral.on, rulebook.program.zone, None)
     windows = dict.fromkeys(limit.per for limit in terms.limits) if terms else {}
     counts: tuple[Count, ...] = ()
     if referral.referrer_points:
@@ -88,7 +91,7 @@ def referrer_entry(rulebook: Rulebook, referral: Referral, guard: Guard, now: in
     return draft.entry(
         "referral",
         Guard(guard.partition, "referrer", guard.fingerprint),
-        active_on=draft.today if referral.referrer_points else None,
+        active_on=occurred_on if referral.referrer_points else None,
         lifetime=referral.referrer_points,
         counts=counts,
         reason="referral",

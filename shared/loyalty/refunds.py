@@ -6,7 +6,7 @@ from typing import Any
 from loyalty.decisions import Decision, Draft, Guard
 from loyalty.lots import take
 from loyalty.model import Entry, History, Known, NeedsHistory, Posting, Refusal
-from loyalty.rules import PROGRAM_BUDGET, Rulebook
+from loyalty.rules import Rulebook
 
 
 def reverse(
@@ -33,10 +33,7 @@ def reverse(
     for other in others:  # the referrer's side goes with the purchase that earned it
         beside = Guard(guard.partition, f"{guard.sort}#{other.sort}", guard.fingerprint)
         taken.append(_taken_back(rulebook, known, beside, other, now))
-    if PROGRAM_BUDGET in rulebook.budgets:
-        drawn = {**drawn, PROGRAM_BUDGET: sum(entry.points for entry in (event, *others))}
-    back = {name: -points for name, points in drawn.items() if name in rulebook.budgets and points}
-    return Decision(tuple(taken), draws=back)
+    return Decision(tuple(taken), draws={name: -points for name, points in drawn.items()})
 
 
 def _taken_back(rulebook: Rulebook, known: Known, guard: Guard, event: Entry, now: int) -> Entry:

@@ -708,9 +708,10 @@ class Rulebook:
             drawn = min(extra, max(0, budgets[name]))
             if drawn < extra:
                 hits.append(LimitHit(CAMPAIGN_HIT, k))
-            if drawn == 0:
+            if drawn == 0 and extra:
                 running.remove(k)  # used up: the campaign has ended
             else:
+                allowed += min(0, then - before)
                 draws[name] = drawn
                 before = then
             allowed += drawn

@@ -34,7 +34,7 @@ from loyalty.model import (
     Refusal,
 )
 from loyalty.program import parse
-from loyalty.rules import Rulebook
+from loyalty.rules import CAMPAIGN_HIT, Rulebook
 from loyalty.wire import (
     Item,
     account_item,
@@ -515,8 +515,21 @@ class Store:
                     look = pool or self._pool
                     sight.pools[name] = look(program_id, name, total, need.version)
                 continue
+            except Refusal:
+                # What was refused on one shard may stand on all of them.
+                partial = [name for name, known_pool in sight.pools.items() if not known_pool.whole]
+                if not partial:
+                    raise
+                for name in partial:
+                    sight.pools[name] = self._whole_pool(program_id, name)
+                continue
             drawn = decision.draws
-            hidden = [n for n, p in sight.pools.items() if p.may_hide_more(drawn.get(n, 0))]
+            cut = _cut_by_budgets(decision)
+            hidden = [
+                name
+                for name, known_pool in sight.pools.items()
+                if known_pool.may_hide_more(drawn.get(name, 0)) or (cut and not known_pool.whole)
+            ]
             if not hidden:
                 return decision
             for name in hidden:
@@ -769,6 +782,12 @@ _FREE: Final[dict[str, Any]] = {"ConditionExpression": "attribute_not_exists(pk)
 def in_force(versions: Sequence[Version], now: int) -> Version:
     """The newest version that counts at `now`; the first has always counted."""
     return next((v for v in versions if v.effective_at <= now), versions[-1])
+
+
+def _cut_by_budgets(decision: Decision) -> bool:
+    """Whether a budget bit, as the explanation tells."""
+    told = ((entry.explanation or {}).get("l", ()) for entry in decision.entries)
+    return any(index <= CAMPAIGN_HIT for limits in told for index, _ in limits)
 
 
 def _replay(entry: Entry, guard: Guard, attempts: int) -> Committed:

@@ -22,7 +22,7 @@ from hashlib import sha256
 from typing import Any, Final
 
 from loyalty.dates import Per, from_day_number
-from loyalty.model import NEVER, Account, Count, Counts, Entry, Kind, Posting
+from loyalty.model import NEVER, Account, Broken, Count, Counts, Entry, Kind, Posting
 
 type Item = dict[str, dict[str, Any]]
 """An item as DynamoDB's API has it: {"n": {"N": "7"}}."""
@@ -33,7 +33,7 @@ SCHEMA: Final = 1
 _KINDS: Final[dict[Kind, str]] = {
     "enrol": "n", "award": "a", "check_in": "c", "redeem": "r", "reverse": "v", "expire": "x",
     "referral": "f", "birthday": "b", "anniversary": "j",
-    "activate": "y", "update": "u",
+    "activate": "y", "tier": "t", "update": "u",
 }  # fmt: skip
 _KIND_OF: Final = {code: kind for kind, code in _KINDS.items()}
 _PERS: Final[dict[Per, str]] = {"day": "d", "week": "w", "month": "m", "year": "y", "ever": "e"}
@@ -352,6 +352,8 @@ def _json(item: Item, name: str) -> Any:
 
 
 def _base36(number: int) -> str:
+    if number < 0:
+        raise Broken("nothing that stands in an account is below zero")
     if number < 36:
         return _DIGITS[number]
     text = ""

@@ -1,0 +1,463 @@
+"""Friends brought along: both sides are paid once, nobody brings themselves, and a purchase that is
+taken back takes back what it paid to both."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import AbstractContextManager
+from dataclasses import replace
+from datetime import timedelta
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from loyalty import earning, edge
+from loyalty.commands import Event
+from loyalty.dates import milliseconds
+from loyalty.decisions import Guard, event_partition
+from loyalty.model import Account, Known
+from loyalty.program import parse
+from loyalty.referrals import same_person
+from loyalty.rules import Rulebook
+from loyalty.wire import account_item
+from tests import workers
+from tests.faults import Faults
+from tests.programs import shop, smallest
+from tests.workers import NOON, Books, Call, Clients, deployed, done, send, without_pause
+from tools import meter
+from tools.engine import Engine, Tables
+
+CLIENTS = 64
+TERMS = {"referrer_points": 200, "referred_points": 100}
+ON_PURCHASE = TERMS | {"award_on": "first_purchase", "min_amount": 1000}
+PER_EURO = {
+    "rule_id": "purchase",
+    "trigger": "purchase",
+    "earn": {"points": 1, "per_amount": 100},
+}
+
+
+class House:
+    """The shop's handlers on fresh tables; ana is enrolled, and `code` is hers."""
+
+    def __init__(self, engine: Engine, tables: Tables) -> None:
+        self.endpoint = engine.endpoint
+        self.tables = tables
+        self.client = workers.connect(engine.endpoint)
+        self.direct = engine.client(parameter_validation=False)
+        self.faults = Faults(self.client)
+        meter.attach(self.client)
+        self.code = ""
+
+    def on(self, days: float) -> AbstractContextManager[Any]:
+        """The service, so many days after noon, as a process that has just started."""
+        return deployed(self.client, self.tables, NOON + timedelta(days=days), sleep=without_pause)
+
+    def open(self, referral: dict[str, Any], **more: Any) -> None:
+        """Publish a program with these terms, and enrol ana."""
+        done(workers.publish(program(referral, **more)))
+        self.code = done(workers.enrol("ana", email="Ana.Maria+shop@Example.com"))["referral_code"]
+
+    def bring(self, member_id: str, **more: Any) -> dict[str, Any]:
+        """Enrol a member whom ana brought."""
+        answer: dict[str, Any] = done(workers.enrol(member_id, referral_code=self.code, **more))
+        return answer
+
+    def balances(self) -> dict[str, int]:
+        """Every member's points with pending ones, after all entries have been found true."""
+        members = workers.proved(self.direct, self.tables)
+        return {
+            member_id: account.available + account.pending_points - account.debt
+            for member_id, (account, _) in members.items()
+        }
+
+
+def program(referral: dict[str, Any], **more: Any) -> dict[str, Any]:
+    document = shop(rules=[PER_EURO], limits=[], rewards=[], **more)
+    return document | {"referral": referral}
+
+
+@pytest.fixture
+def house(engine: Engine, tables: Tables) -> Iterator[House]:
+    """A house that stands at noon."""
+    house = House(engine, tables)
+    with house.on(0):
+        yield house
+
+
+def buy(event_id: str, member_id: str, amount: int = 1000, **more: Any) -> Call:
+    return workers.purchase(event_id, member_id, amount, **more)
+
+
+# What is paid, and when
+
+
+def test_registration_pays_both_sides_at_once(house: House) -> None:
+    house.open(TERMS)
+    answer = house.bring("ben")
+    assert (answer["points"], answer["balance"]) == (100, 100)
+    assert house.balances() == {"ana": 200, "ben": 100}
+    assert done(buy("order", "ben"))["points"] == 10
+    assert house.balances() == {"ana": 200, "ben": 110}
+
+
+def test_the_first_purchase_of_enough_pays_both_sides_and_no_later_one(house: House) -> None:
+    house.open(ON_PURCHASE)
+    assert house.bring("ben")["points"] == 0
+    assert done(buy("small", "ben", 999))["points"] == 9
+    assert house.balances() == {"ana": 0, "ben": 9}
+    paid = done(buy("enough", "ben", 1000))
+    assert (paid["points"], paid["balance"]) == (110, 119)
+    assert done(buy("later", "ben", 5000))["points"] == 50
+    assert house.balances() == {"ana": 200, "ben": 169}
+
+
+@pytest.mark.parametrize(
+    ("terms", "balances"),
+    [
+        ({"referrer_points": 200}, {"ana": 200, "ben": 0}),
+        ({"referred_points": 100}, {"ana": 0, "ben": 100}),
+    ],
+    ids=["the referrer", "the referred"],
+)
+def test_one_side_alone_can_be_paid(
+    house: House, terms: dict[str, Any], balances: dict[str, int]
+) -> None:
+    house.open(terms)
+    house.bring("ben")
+    assert house.balances() == balances
+
+
+def test_who_came_alone_brings_nothing_to_anybody(house: House) -> None:
+    house.open(ON_PURCHASE)
+    done(workers.enrol("ben"))
+    assert done(buy("order", "ben", 5000))["points"] == 50
+    assert house.balances() == {"ana": 0, "ben": 50}
+
+
+def test_the_code_is_found_in_any_case(house: House) -> None:
+    house.open(TERMS)
+    done(workers.enrol("ben", referral_code=house.code.lower()))
+    assert house.balances() == {"ana": 200, "ben": 100}
+
+
+def test_repeats_pay_nothing_more(house: House) -> None:
+    house.open(ON_PURCHASE)
+    first = house.bring("ben")
+    paid = done(buy("order", "ben"))
+    before = Books.read(house.direct, house.tables)
+    assert house.bring("ben") == first
+    assert done(buy("order", "ben")) == paid
+    assert Books.read(house.direct, house.tables) == before
+
+
+def test_both_sides_wait_for_the_pending_period(house: House) -> None:
+    house.open(ON_PURCHASE, pending={"referral": "P14D"})
+    house.bring("ben")
+    paid = done(buy("order", "ben"))
+    assert (paid["points"], paid["pending_points"], paid["balance"]) == (110, 100, 10)
+    for who, available, pending in (("ana", 0, 200), ("ben", 10, 100)):
+        balance = done(workers.balance(who))
+        assert (balance["available"], balance["pending"]) == (available, pending)
+    with house.on(14):
+        for who, available in (("ana", 200), ("ben", 110)):
+            balance = done(workers.balance(who))
+            assert (balance["available"], balance["pending"]) == (available, 0)
+    assert house.balances() == {"ana": 200, "ben": 110}
+
+
+def test_history_and_answer_explain_the_referral(house: House) -> None:
+    house.open(ON_PURCHASE)
+    house.bring("ben")
+    paid = done(buy("order", "ben"))
+    rows = {row["rule_id"]: row for row in paid["explanation"]}
+    assert rows["purchase"]["points"] == 10
+    assert (rows["referral"]["fired"], rows["referral"]["points"]) == (True, 100)
+    assert paid["desired_points"] == 110
+    mine = [r for r in done(workers.entries("ben"))["items"] if r["event_id"] == "order"]
+    assert sorted(row["points"] for row in mine) == [10, 100]
+    assert all(row["explanation"] == paid["explanation"] for row in mine)
+    [row] = [r for r in done(workers.entries("ana"))["items"] if r["points"]]
+    assert (row["kind"], row["points"], row["event_id"]) == ("referral", 200, "order")
+    [explained] = row["explanation"]
+    assert (explained["rule_id"], explained["fired"]) == ("referral", True)
+    assert explained["points"] == 200
+
+
+# Limits
+
+
+def test_a_referrer_is_paid_so_often_in_a_window_and_so_often_ever(house: House) -> None:
+    limits = [{"times": 2, "per": "month"}, {"times": 3, "per": "ever"}]
+    house.open(TERMS | {"limits": limits})
+    found = []
+    # 18, 28 and 31 March, 1, 2 and 30 April.
+    for i, day in enumerate([0, 10, 13, 14, 15, 43]):
+        with house.on(day):
+            house.bring(f"friend-{i}")
+            found.append(house.balances()["ana"])
+    assert found == [200, 400, 400, 600, 600, 600]
+
+
+def test_a_limit_that_took_effect_with_a_new_version_counts_what_was_paid_before(
+    house: House,
+) -> None:
+    """Counters of all time are kept whether a rule asks for them or not."""
+    monthly = {"times": 5, "per": "month"}
+    house.open(TERMS | {"limits": [monthly, {"times": 9, "per": "ever"}]})
+    house.bring("ben")
+    terms = TERMS | {"limits": [monthly, {"times": 1, "per": "ever"}]}
+    done(workers.publish(program(terms), 1))
+    with house.on(1):
+        house.bring("cleo")
+    assert house.balances()["ana"] == 200
+
+
+# occurred_at picks them.
+def test_the_window_of_a_late_purchase_is_that_of_the_purchase(house: House) -> None:
+    terms = TERMS | {"award_on": "first_purchase", "limits": [{"times": 1, "per": "day"}]}
+    house.open(terms)
+    house.bring("ben")
+    house.bring("cleo")
+    with house.on(1):
+        done(buy("today", "cleo"))
+        done(buy("yesterday", "ben", occurred_at="2026-03-18T12:00:00Z"))
+    assert house.balances()["ana"] == 400
+
+
+# Who may not
+
+
+@pytest.mark.parametrize(
+    "more",
+    [
+        {"email": "ana.maria+shop@example.com"},
+        {"email": "ANAMARIA@EXAMPLE.COM"},
+        {"email": "a.n.a.maria+again@example.com"},
+        {"email": "other@example.com", "phone": "+33 1 23-45-67-89"},
+        {"phone": "+33123456789"},
+    ],
+)
+def test_nobody_refers_themselves_by_another_name(house: House, more: dict[str, str]) -> None:
+    house.open(TERMS)
+    done(workers.change("ana", phone="+33 (1) 23 45 67 89"))
+    before = Books.read(house.direct, house.tables)
+    answer = send(workers.enrol("anna", referral_code=house.code, **more))
+    assert (answer.status, answer.body["code"]) == (409, "self_referral")
+    assert Books.read(house.direct, house.tables) == before
+
+
+def test_who_only_lives_next_door_may_be_referred(house: House) -> None:
+    house.open(TERMS)
+    house.bring("ben", email="ana.maria@example.org", phone="+33 1 23 45 67 80")
+    assert house.balances() == {"ana": 200, "ben": 100}
+
+
+def test_the_same_member_cannot_come_again_by_their_own_code(house: House) -> None:
+    house.open(TERMS)
+    answer = send(workers.enrol("ana", referral_code=house.code))
+    assert answer.status in (409, 422)
+    assert answer.body["code"] in ("self_referral", "member_exists")
+    assert house.balances() == {"ana": 0}
+
+
+names = st.text("abcxyz", min_size=1, max_size=8)
+
+
+@given(names, st.text("abc.", max_size=4), st.integers(0, 7), st.booleans())
+def test_an_address_is_the_same_in_any_case_with_any_dots_and_tag(
+    name: str, tag: str, dot: int, upper: bool
+) -> None:
+    written = f"{name[:dot]}.{name[dot:]}+{tag}@mail.example"
+    written = written.upper() if upper else written
+    assert same_person({"email": f"{name}@mail.example"}, written, None)
+    assert same_person({"email": written}, f"{name}@mail.example", None)
+    assert not same_person({"email": f"{name}@mail.example"}, f"q{written}", None)
+    assert not same_person({}, written, None)
+    assert not same_person({"email": written}, None, None)
+
+
+def test_an_unknown_code_is_422_and_enrols_nobody(house: House) -> None:
+    house.open(TERMS)
+    before = Books.read(house.direct, house.tables)
+    answer = send(workers.enrol("ben", referral_code="NOBODYS1"))
+    assert (answer.status, answer.body["code"]) == (422, "referral_code_unknown")
+    assert Books.read(house.direct, house.tables) == before
+
+
+def test_a_repeated_enrolment_is_a_replay_whatever_the_referrers_profile_says_now(
+    house: House,
+) -> None:
+    house.open(TERMS)
+    call = workers.enrol("ben", referral_code=house.code, email="family@example.com")
+    first = send(call)
+    done(workers.change("ana", email="family@example.com"))
+    again = send(call)
+    assert again.body == first.body
+    assert (again.status, again.replayed) == (201, True)
+
+
+def test_who_referred_each_other_get_nothing() -> None:
+    """A circle cannot be made by enrolling; where a ledger says so, it does not pay."""
+    document = smallest(rules=[PER_EURO], referral=ON_PURCHASE)
+    rulebook = Rulebook(parse(document), 1)
+    ana = Account(program_id="test", member_id="ana", seq=1, referrer="ben")
+    ben = Account(program_id="test", member_id="ben", seq=1, referrer="ana")
+    known = Known({"ana": ana, "ben": ben})
+    purchase = {"currency": "EUR", "lines": [{"line_id": "1", "quantity": 1, "amount": 5000}]}
+    event = Event.model_validate(
+        {"event_id": "order", "type": "purchase", "member_id": "ben", "purchase": purchase}
+    )
+    guard = Guard(event_partition("order"), "0", b"")
+    circle = earning.award(rulebook, known, guard, event, milliseconds(NOON))
+    assert [entry.points for entry in circle.entries] == [50]
+    straight = Known({"ana": replace(ana, referrer=""), "ben": ben})
+    paid = earning.award(rulebook, straight, guard, event, milliseconds(NOON))
+    assert [entry.points for entry in paid.entries] == [150, 200]
+
+
+# Taken back
+
+
+def test_a_refund_of_the_purchase_takes_both_sides_back(house: House) -> None:
+    house.open(ON_PURCHASE, pending={"referral": "P14D"})
+    house.bring("ben")
+    done(buy("order", "ben"))
+    assert house.balances() == {"ana": 200, "ben": 110}
+    first = done(workers.reverse("order", "return"))
+    assert first["points"] == 110
+    assert house.balances() == {"ana": 0, "ben": 0}
+    assert done(workers.reverse("order", "return")) == first
+    assert send(workers.reverse("order", "again")).body["code"] == "more_than_bought"
+    assert house.balances() == {"ana": 0, "ben": 0}
+    for who in ("ana", "ben"):
+        assert done(workers.balance(who))["lifetime_points"] == 0
+
+
+def test_what_the_referrer_has_spent_becomes_a_debt(house: House) -> None:
+    house.open(ON_PURCHASE, refunds={"shortfall": "debt"})
+    house.bring("ben")
+    done(buy("order", "ben"))
+    done(workers.redeem("ana", "pay", points=150))
+    done(workers.reverse("order", "return"))
+    assert house.balances() == {"ana": -150, "ben": 0}
+
+
+def test_a_refund_of_another_purchase_leaves_the_referral(house: House) -> None:
+    house.open(ON_PURCHASE)
+    house.bring("ben")
+    done(buy("order", "ben"))
+    done(buy("other", "ben"))
+    done(workers.reverse("other", "return"))
+    assert house.balances() == {"ana": 200, "ben": 110}
+
+
+def test_the_programs_budget_pays_both_sides_and_gets_both_back(house: House) -> None:
+    house.open(ON_PURCHASE, budget={"points": 1000})
+    house.bring("ben")
+    done(buy("order", "ben"))
+    assert edge.store().budget("shop", "program") == 690
+    done(workers.reverse("order", "return"))
+    assert edge.store().budget("shop", "program") == 1000
+
+
+@pytest.mark.parametrize(
+    ("budget", "balances"),
+    [
+        (310, {"ana": 200, "ben": 110}),
+        (250, {"ana": 140, "ben": 110}),
+        (60, {"ana": 0, "ben": 60}),
+        (7, {"ana": 0, "ben": 7}),
+    ],
+)
+def test_a_referral_gives_no_more_than_the_programs_budget_has(
+    house: House, budget: int, balances: dict[str, int]
+) -> None:
+    house.open(ON_PURCHASE, budget={"points": budget})
+    house.bring("ben")
+    done(buy("order", "ben"))
+    assert house.balances() == balances
+    assert edge.store().budget("shop", "program") == 0
+
+
+# Cost and races
+
+
+@pytest.mark.parametrize(
+    ("referral", "more", "units"),
+    [
+        (ON_PURCHASE, {}, 10),
+        (ON_PURCHASE | {"limits": [{"times": 5, "per": "month"}]}, {}, 10),
+        (ON_PURCHASE, {"pending": {"referral": "P14D"}}, 10),
+        (ON_PURCHASE, {"budget": {"points": 10_000}}, 12),
+    ],
+    ids=["plain", "limited", "pending", "budget"],
+)
+def test_a_referral_costs_ten_write_units(
+    house: House, referral: dict[str, Any], more: dict[str, Any], units: int
+) -> None:
+    house.open(referral, **more)
+    done(buy("before", "ana"))  # a budget is made at its first draw
+    house.bring("ben")
+    with meter.measure() as used:
+        done(buy("order", "ben"))
+    assert used.write == units
+    assert used.read <= (1 if units == 10 else 2)
+    with meter.measure() as used:
+        done(buy("later", "ben"))
+    assert used.write == units - 5
+
+
+@pytest.mark.parametrize("fault", ["answer lost", "request lost", "conflict"])
+def test_a_lost_answer_pays_once(house: House, fault: Any) -> None:
+    house.open(ON_PURCHASE)
+    house.bring("ben")
+    house.faults.follow({0: fault}, of="TransactWriteItems")
+    assert done(buy("order", "ben"))["points"] == 110
+    house.faults.heal()
+    assert house.balances() == {"ana": 200, "ben": 110}
+
+
+def test_two_purchases_at_once_pay_once(house: House) -> None:
+    house.open(ON_PURCHASE)
+    house.bring("ben")
+    house.faults.follow({0: workers.meanwhile(buy("other", "ben"))}, of="TransactWriteItems")
+    assert done(buy("order", "ben"))["points"] == 10
+    assert house.balances() == {"ana": 200, "ben": 120}
+
+
+def test_the_referrer_moves_between_look_and_write(house: House) -> None:
+    house.open(ON_PURCHASE | {"limits": [{"times": 1, "per": "ever"}]})
+    house.bring("ben")
+    house.bring("cleo")
+    house.faults.follow({0: workers.meanwhile(buy("other", "cleo"))}, of="TransactWriteItems")
+    assert done(buy("order", "ben"))["points"] == 110
+    assert house.balances() == {"ana": 200, "ben": 110, "cleo": 110}
+
+
+def test_a_referrer_who_is_gone_is_no_obstacle(house: House) -> None:
+    house.open(ON_PURCHASE)
+    house.bring("ben")
+    ben = edge.store().member("shop", "ben")
+    stranger = replace(ben, referrer="nobody")
+    house.direct.put_item(TableName=house.tables.accounts, Item=account_item(stranger))
+    assert done(buy("order", "ben"))["points"] == 10
+
+
+def test_16_purchases_of_four_friends_at_once_pay_each_friend_once_and_the_limit_holds(
+    house: House,
+) -> None:
+    house.open(ON_PURCHASE | {"limits": [{"times": 3, "per": "month"}]})
+    friends = [f"friend-{i}" for i in range(4)]
+    for friend in friends:
+        house.bring(friend)
+    # One client in four buys, the others only look on.
+    orders = [[buy(f"order-{i}", friends[i % 4])] for i in range(16)]
+    scripts: list[list[Call]] = [orders[i // 4] if i % 4 == 0 else [] for i in range(CLIENTS)]
+    with Clients() as clients:
+        played = clients.play(house.endpoint, house.tables, scripts)
+    assert [answer.status for answer in played.flat] == [201] * 16
+    each = 16 // 4 * 10 + 100
+    assert house.balances() == {"ana": 600, **dict.fromkeys(friends, each)}
