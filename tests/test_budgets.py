@@ -53,42 +53,43 @@ def test_a_draw_is_taken_in_full_from_as_few_shards_as_hold_it(
 
 
 @given(lefts, st.integers(-100, -1))
-def test_what_is_given_back_goes_to_one_shard(left: list[int], points: int) -> None:
-    back = allocate(Pool(dict(enumerate(left)), whole=False), points)
-    assert list(back.values()) == [points]
-    assert back.keys() <= set(range(len(left)))
+def test_what_is_given_back_goes_to_the_shard_that_has_least(left: list[int], points: int) -> None:
+    back = allocate(Pool(dict(enumerate(left)), whole=True), points)
+    assert back == {left.index(min(left)): points}
 
 
-@given(lefts, st.integers(0, 100), st.integers(-500, 500))
-def test_a_changed_total_is_spread_evenly_and_nothing_is_lost(
-    left: list[int], deficit: int, change: int
-) -> None:
-    after, owed = rebalanced(left, deficit, change)
-    assert sum(after) - owed == sum(left) - deficit + change
+@given(lefts, st.integers(-500, 500))
+def test_a_changed_total_is_spread_evenly_and_nothing_is_lost(left: list[int], change: int) -> None:
+    after = rebalanced(left, change)
+    assert sum(after) == sum(left) + change
     assert len(after) == len(left)
-    assert min(after) >= 0
-    assert max(after) - min(after) <= 1
-    assert owed >= 0
-    assert not (owed and sum(after))
+    if sum(after) >= 0:
+        assert min(after) >= 0
+        assert max(after) - min(after) <= 1
+    else:
+        assert max(after) <= 0
 
 
-@given(st.integers(1, 400), st.lists(st.tuples(st.booleans(), st.integers(0, 300)), max_size=20))
+@given(st.integers(1, 400), st.lists(st.tuples(st.booleans(), st.integers(-99, 300)), max_size=20))
 def test_a_budget_gives_its_total_whatever_is_drawn_and_however_it_changes(
     total: int, steps: list[tuple[bool, int]]
 ) -> None:
-    left, deficit = rebalanced([0] * SHARDS, 0, total)
+    left = rebalanced([0] * SHARDS, total)
     drawn = 0
     for draws, points in steps:
+        pool = Pool(dict(enumerate(left)), whole=True)
         if draws:
-            taken = allocate(Pool(dict(enumerate(left)), whole=True), min(points, sum(left)))
+            wanted = min(points, max(0, pool.points)) if points >= 0 else max(points, -drawn)
+            taken = allocate(pool, wanted)
             left = [n - taken.get(shard, 0) for shard, n in enumerate(left)]
-            drawn += sum(taken.values())
-            assert drawn <= total or not sum(taken.values())
+            drawn += wanted
+            assert sum(taken.values()) == wanted
+            assert drawn <= total or wanted <= 0
         else:
-            left, deficit = rebalanced(left, deficit, points + 1 - total)
-            total = points + 1
-        assert min(left) >= 0
-        assert sum(left) - deficit == total - drawn
+            left = rebalanced(left, abs(points) + 1 - total)
+            total = abs(points) + 1
+        assert sum(left) == total - drawn
+        assert min(left) >= 0 or max(left) <= 0
 
 
 # What an award takes from budgets
@@ -423,7 +424,7 @@ def test_a_new_version_raises_and_lowers_what_is_left(house: House) -> None:
         house.publish(2, budget={"points": 20})
     with house.on(2):
         assert review("lowered")["points"] == 0
-        assert left() == 0
+        assert left() == -25
         # 45 were given: a rise to 50 leaves 5, not 30.
         house.publish(3, budget={"points": 50})
     with house.on(3):
@@ -456,7 +457,6 @@ def test_a_reversal_gives_the_points_back_once(house: House) -> None:
     assert account.balance == 35
 
 
-@pytest.mark.xfail(strict=True, reason="known gap: points given back do not fill a deficit first")
 def test_what_comes_back_to_a_lowered_budget_makes_up_for_what_was_given_beyond_it(
     house: House,
 ) -> None:

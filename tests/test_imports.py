@@ -16,13 +16,14 @@ LAYERS = (
     {"dates"},
     {"model"},
     {"program"},
-    {"tiers", "limits", "commands", "codes", "budgets", "advice"},
+    {"tiers", "limits", "commands", "codes", "budgets"},
     {"lots"},
     {"rules"},
     {"decisions"},
     {"referrals", "redeeming", "refunds", "lifecycle"},
     {"earning"},
     {"celebrations", "projections"},
+    {"advice"},
 )
 """The domain, from below: a module imports those of the layers before its own."""
 

@@ -328,6 +328,9 @@ class LedgerMachine(RuleBasedStateMachine):
 
     @rule(who=WHO, amounts=AMOUNTS, late=LATE)
     def buy(self, who: int, amounts: list[int], late: int) -> None:
+        if self.terms.limit[2] == "refuse":
+            # Whether half a point passes a limit that refuses is open to judgement.
+            amounts = [amount // 100 * 100 for amount in amounts]
         lines = [
             {"line_id": str(i), "quantity": 1, "amount": amount} for i, amount in enumerate(amounts)
         ]
@@ -430,6 +433,15 @@ class LedgerMachine(RuleBasedStateMachine):
         expired, forgiven = member.model.take_back(given)
         assert -entry.points == given.points - expired - forgiven
         assert 0 <= -entry.points <= given.points
+
+    @rule(who=WHO)
+    def take_back_what_was_spent(self, who: int) -> None:
+        """The shortest way to a debt, where the program has any."""
+        predicted = copy.deepcopy(self.members[who].model)
+        predicted.settle(self.today)
+        if predicted.available:
+            self.redeem(who, predicted.available)
+        self.reverse(who, 0)
 
     def is_open_to_judgement(self, member: Member, given: Given) -> bool:
         """Whose points it were that expired in a lot that several events share, can be told in
@@ -605,7 +617,9 @@ class LedgerMachine(RuleBasedStateMachine):
         member.entries.append(committed.entry)
         member.account = None
         member.model.serial += 1
-        self.sent.append(Sent(guard, member.member_id, decide, self.first_answer(committed.entry)))
+        stored = self.first_answer(committed.entry)
+        if stored.kind != "expire":  # what falls due has no key of a client's
+            self.sent.append(Sent(guard, member.member_id, decide, stored))
         return committed.entry
 
     def first_answer(self, entry: Entry) -> Entry:

@@ -377,9 +377,11 @@ def test_a_referral_gives_no_more_than_the_programs_budget_has(
 ) -> None:
     house.open(ON_PURCHASE, budget={"points": budget})
     house.bring("ben")
-    done(buy("order", "ben"))
+    paid = done(buy("order", "ben"))
     assert house.balances() == balances
     assert edge.store().budget("shop", "program") == 0
+    assert (paid["desired_points"], paid["points"]) == (110, balances["ben"])
+    assert paid["limited_by"] == ([] if budget == 310 else [{"scope": "budget"}])
 
 
 # Cost and races

@@ -123,9 +123,13 @@ entries = st.builds(
     postings=st.lists(postings, max_size=4).map(tuple),
     balance=st.integers(-MAX_POINTS, 10 * MAX_POINTS),
     lifetime=st.integers(-MAX_POINTS, MAX_POINTS),
-    counts=st.lists(st.builds(Count, pers, st.integers(0, 10**6), tokens, points), max_size=4).map(
-        tuple
-    ),
+    counts=st.lists(
+        st.builds(Count, pers, st.just(20_500), tokens, points),
+        max_size=4,
+        unique_by=lambda count: (count.per, count.name),
+    )
+    .map(lambda found: sorted(found, key=lambda count: (count.per, count.name)))
+    .map(tuple),
     cooldowns=st.dictionaries(tokens, instants, max_size=3),
     active_on=st.none() | days,
     due_on=st.none() | days,

@@ -277,9 +277,6 @@ def test_a_program_without_tiers_shows_none() -> None:
     assert (shown["tier"], shown["qualifying_points"]) == (None, 0)
 
 
-@pytest.mark.xfail(
-    strict=True, reason="known gap: nothing looks at the tier when the period begins"
-)
 @pytest.mark.parametrize("window", [CALENDAR, MEMBERSHIP])
 def test_an_event_of_the_first_minutes_of_a_new_period_raises_once_it_has_begun(
     window: Any,
@@ -291,6 +288,21 @@ def test_an_event_of_the_first_minutes_of_a_new_period_raises_once_it_has_begun(
     ledger.buy(midnight - 60_000, 12_000, occurred_at=rfc3339(midnight + 120_000))
     shown = standing(ledger, begins)
     assert (shown["counted"], shown["id"]) == (120, "silver")
+
+
+@pytest.mark.parametrize("window", [CALENDAR, MEMBERSHIP])
+def test_a_late_event_that_completes_the_last_period_raises_as_it_would_have_in_time(
+    window: Any,
+) -> None:
+    late, timely = member(window, "full"), member(window, "full")
+    for ledger in (late, timely):
+        buy(ledger, "2026-05-01", 60)
+    buy(timely, "2026-12-30", 60)
+    buy(late, "2027-01-12", 60, occurred_on="2026-12-30")
+    for on in ("2027-01-12", "2027-12-31", "2028-01-09", "2028-01-10"):
+        assert standing(late, on) == standing(timely, on), on
+    assert standing(late, "2027-01-12")["id"] == "silver"
+    assert standing(late, "2028-01-10")["id"] == "bronze"
 
 
 # Down

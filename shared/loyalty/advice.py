@@ -7,6 +7,8 @@ A warning is only given where it is certain.
 from collections.abc import Iterator
 from datetime import date, datetime, timedelta
 
+from loyalty.celebrations import CAUGHT_UP_DAYS
+from loyalty.dates import Duration, minus
 from loyalty.program import PURCHASES, WEEKDAYS, Fault, LocalTime, Match, Program, Rule, When
 
 EVERYTHING = When()
@@ -26,15 +28,36 @@ def warnings(program: Program, now: datetime) -> list[Fault]:
 
 
 def _ended(program: Program, today: date) -> Iterator[Fault]:
-    whens = [(f"/rules/{i}/when/until", rule.when) for i, rule in enumerate(program.rules)]
-    dated = [
-        *((place, when.until) for place, when in whens if when),
-        *((f"/campaigns/{i}/until", c.until) for i, c in enumerate(program.campaigns)),
-        *((f"/offers/{i}/until", offer.until) for i, offer in enumerate(program.offers)),
-    ]
-    for place, until in dated:
-        if until is not None and until.day < today:
-            yield Fault(place, "has_ended", f"ended on {until.day}: this can never fire")
+    for i, rule in enumerate(program.rules):
+        if rule.when and (earliest := _earliest(program, rule.trigger, today)):
+            yield from _over(f"/rules/{i}/when/until", rule.when.until, earliest)
+    purchases, birthdays = (_earliest(program, t, today) for t in ("purchase", "birthday"))
+    if purchases and birthdays:
+        earliest = min(purchases, birthdays)
+        for i, campaign in enumerate(program.campaigns):
+            yield from _over(f"/campaigns/{i}/until", campaign.until, earliest)
+            if campaign.when:
+                yield from _over(f"/campaigns/{i}/when/until", campaign.when.until, earliest)
+        for i, offer in enumerate(program.offers):
+            yield from _over(f"/offers/{i}/until", offer.until, earliest)
+
+
+def _over(place: str, until: LocalTime | None, earliest: date) -> Iterator[Fault]:
+    if until is not None and until.day < earliest:
+        yield Fault(place, "has_ended", f"ended on {until.day}: this can never fire")
+
+
+def _earliest(program: Program, trigger: str, today: date) -> date | None:
+    """The earliest day of which such an event can still be told; None where any can."""
+    if trigger in ("birthday", "anniversary"):
+        return today - timedelta(days=CAUGHT_UP_DAYS)
+    if trigger in ("registration", "profile_completed", "check_in"):
+        return today
+    # A day more: a cooldown's worth of hours may reach into the day before.
+    lateness = program.max_lateness
+    if lateness is None:
+        return None
+    return minus(today, Duration(lateness.months, lateness.days + lateness.seconds // 86_400 + 1))
 
 
 def _without_day(program: Program) -> Iterator[Fault]:
@@ -63,36 +86,36 @@ def _nowhere(program: Program) -> Iterator[Fault]:
 
 
 def _shadowed(program: Program) -> Iterator[Fault]:
-    """Rules that never count because an earlier one ends or excludes them whenever they fire."""
+    """Rules that never count because another one ends or excludes them whenever they fire."""
     order = sorted(range(len(program.rules)), key=lambda i: -program.rules[i].priority)
-    shadowing: list[int] = []
-    for index in order:
-        rule = program.rules[index]
-        for earlier in shadowing:
-            other = program.rules[earlier]
-            if rule.earn.multiply is not None and other.stacking == "exclusive":
-                continue  # line multipliers stay in force beside an exclusive rule
-            both = other.stacking == rule.stacking == "exclusive"
-            if both and rule.priority == other.priority:
-                continue  # the one that grants most counts
-            if _covers(other, rule):
+    place = {index: at for at, index in enumerate(order)}
+    ending = [i for i in order if program.rules[i].stacking == "last"]
+    strong = [i for i in order if program.rules[i].stacking != "stack"]
+    for index, rule in enumerate(program.rules):
+        for other_index in strong:
+            other = program.rules[other_index]
+            if other_index == index or other.frequency or not _covers(other, rule):
+                continue
+            earlier = place[other_index] < place[index]
+            if other.stacking == "last":
+                shadows = earlier
+            else:
+                # A rule that ends the evaluation may keep a later exclusive one out of it.
+                between = range(place[index], place[other_index])
+                kept_out = any(place[i] in between for i in ending)
+                shadows = _excludes(other, rule) and (earlier or not kept_out)
+            if shadows:
                 detail = f"rule {other.rule_id} fires whenever it does, and it never counts"
                 yield Fault(f"/rules/{index}", "always_shadowed", detail)
                 break
-        if rule.stacking != "stack" and not rule.frequency:
-            shadowing.append(index)
-    # An exclusive rule also excludes what comes before it.
-    for index in order:
-        rule = program.rules[index]
-        if rule.stacking != "stack" or rule.earn.multiply is not None:
-            continue
-        for later in shadowing:
-            other = program.rules[later]
-            comes_after = order.index(later) > order.index(index)
-            if other.stacking == "exclusive" and comes_after and _covers(other, rule):
-                detail = f"the exclusive rule {other.rule_id} fires whenever it does"
-                yield Fault(f"/rules/{index}", "always_shadowed", detail)
-                break
+
+
+def _excludes(exclusive: Rule, rule: Rule) -> bool:
+    """Whether the rule does not count where the exclusive one fires too."""
+    if rule.earn.multiply is not None:
+        return False  # line multipliers stay in force beside an exclusive rule
+    # Of two exclusive ones of one priority the one that grants most counts.
+    return rule.stacking != "exclusive" or rule.priority < exclusive.priority
 
 
 def _covers(wide: Rule, narrow: Rule) -> bool:

@@ -2,8 +2,9 @@
 
 One item takes about 1,000 writes a second, so a budget is spread over SHARDS items that each hold
 a part of what is left. A draw takes from one shard while that has enough, and from several when the
-budget runs low; no shard goes below zero, so the budget is never overdrawn. Everything here is
-pure; `store` reads and writes the shards.
+budget runs low; no draw takes a shard below zero, so the budget is never overdrawn. Where its total
+was lowered below what was already given, one shard stands below zero by what is lacking, and is
+filled first by what comes back. Everything here is pure; `store` reads and writes the shards.
 """
 
 from collections.abc import Mapping, Sequence
@@ -16,10 +17,12 @@ SHARDS: Final = 8
 
 @dataclass(frozen=True, slots=True)
 class Pool:
-    """What is known of a budget: points left by shard, and whether those are all of its shards."""
+    """What is known of a budget: points left by shard, whether those are all of its shards, and
+    (where they are) the program version that set its total."""
 
     left: Mapping[int, int]
     whole: bool
+    version: int = 0
 
     @property
     def points(self) -> int:
@@ -33,30 +36,30 @@ class Pool:
 def allocate(pool: Pool, points: int) -> dict[int, int]:
     """How many points each shard gives (below zero: gets back), from as few shards as possible.
 
-    The caller has made sure that the pool holds them.
+    The caller has made sure that the pool holds them. What comes back fills what is lacking first.
     """
     if points < 0:
-        return {min(pool.left): points}
+        neediest = min(pool.left, key=lambda shard: (pool.left[shard], shard))
+        return {neediest: points}
     enough = [shard for shard, left in pool.left.items() if left >= points]
     if enough:
         return {enough[0]: points}
     taken: dict[int, int] = {}
     for shard, left in sorted(pool.left.items(), key=lambda pair: -pair[1]):
         part = min(left, points)
-        if part:
+        if part > 0:
             taken[shard] = part
             points -= part
     return taken
 
 
-def rebalanced(left: Sequence[int], deficit: int, change: int) -> tuple[list[int], int]:
-    """(Points left by shard, deficit) after the budget's total changed.
+def rebalanced(left: Sequence[int], change: int) -> list[int]:
+    """Points left by shard after the budget's total changed, spread evenly.
 
-    What is left is spread evenly. A total lowered below what was already given leaves a deficit,
-    which a later rise fills first.
+    A total lowered below what was already given leaves the first shard below zero.
     """
-    points = sum(left) - deficit + change
+    points = sum(left) + change
     if points < 0:
-        return [0] * len(left), -points
+        return [points] + [0] * (len(left) - 1)
     share, rest = divmod(points, len(left))
-    return [share + (1 if shard < rest else 0) for shard in range(len(left))], 0
+    return [share + (1 if shard < rest else 0) for shard in range(len(left))]

@@ -5,7 +5,7 @@ commit writes the entry and the account it leads to in one transaction, or nothi
 """
 
 from base64 import urlsafe_b64encode
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from datetime import date, datetime
 from hashlib import sha256
@@ -15,7 +15,7 @@ from loyalty import tiers
 from loyalty.commands import CHECK_IN_EVENT
 from loyalty.dates import day_number, from_milliseconds, local_date
 from loyalty.lots import advance, due_on
-from loyalty.model import MAX_POINTS, Account, Day, Entry, Kind, Posting, Refusal, added
+from loyalty.model import MAX_POINTS, Account, Count, Day, Entry, Kind, Posting, Refusal, added
 from loyalty.rules import Rulebook
 
 
@@ -111,10 +111,13 @@ class Draft:
         occurred_at: int | None = None,
         active_on: Day | None = None,
         qualifying: tuple[tuple[Day, int], ...] = (),
+        counts: Iterable[Count] = (),
         **rest: Any,
     ) -> Entry:
         """The entry that says all that was drafted; what it granted too late goes at once."""
         program = self.rulebook.program
+        at = self.recorded_at if occurred_at is None else occurred_at
+        dated = day_number(self.local_date(at))
         active = max(
             (day for day in (active_on, self.before.active_on) if day is not None), default=None
         )
@@ -126,7 +129,7 @@ class Draft:
         if kind == "reverse":
             account = tiers.lowered(program, account, standing, self.today)
         elif qualifying:
-            account = tiers.raised(program, account, self.today)
+            account = tiers.raised(program, account, self.today, dated)
         account, gone = advance(program, account, self.today)
         held = account.available + account.pending_points
         if held > MAX_POINTS and held > self.before.available + self.before.pending_points:
@@ -141,12 +144,13 @@ class Draft:
             kind=kind,
             version=self.rulebook.version,
             recorded_at=self.recorded_at,
-            occurred_at=self.recorded_at if occurred_at is None else occurred_at,
+            occurred_at=at,
             postings=(*self.postings, *gone),
             balance=account.balance,
             active_on=None if active == self.before.active_on else active,
             due_on=due_on(program, account),
             qualifying=(*qualifying, *outdated),
+            counts=tuple(sorted(counts, key=lambda count: (count.per, count.name))),
             tier=None if account.tier == self.before.tier else account.tier,
             tier_until=account.tier_until,
             **rest,

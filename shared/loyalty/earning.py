@@ -16,6 +16,7 @@ from loyalty.model import Account, Count, Day, Entry, Kind, Known, Refusal
 from loyalty.program import CheckIn, Frequency, Rule
 from loyalty.referrals import Referral
 from loyalty.rules import (
+    BUDGET_HIT,
     PROGRAM_BUDGET,
     Evaluation,
     Rulebook,
@@ -122,14 +123,12 @@ def granted(
         referrals.grant(draft, referral.referred_points, day)
         points += referral.referred_points
         counts = (*counts, Count("ever", 0, referrals.ONCE, 1))
-        explanation["f"] = referral.referred_points
+        _explain_referral(explanation, referral, evaluation)
         both = referral.referred_points + referral.referrer_points
         if draft.rulebook.program.budget is not None and both:
             # What the event drew in all: a reversal gives back just that.
             drawn = explanation.get("b", {})
             explanation["b"] = {**drawn, PROGRAM_BUDGET: drawn.get(PROGRAM_BUDGET, 0) + both}
-        if "d" in explanation:
-            explanation["d"] += referral.referred_points
     return draft.entry(
         kind,
         guard,
@@ -144,6 +143,21 @@ def granted(
         explanation=explanation,
         **rest,
     )
+
+
+def _explain_referral(
+    explanation: dict[str, Any], referral: Referral, evaluation: Evaluation
+) -> None:
+    """The referred member's side, in the stored explanation of what paid it."""
+    wanted = referral.referred_points + referral.missed_points
+    explanation["f"] = [referral.referred_points, wanted]
+    if "d" in explanation or referral.missed_points:
+        explanation["d"] = evaluation.desired + wanted
+    if referral.budget_left is not None:
+        bitten = explanation.setdefault("l", [])
+        if [BUDGET_HIT, 0] not in bitten:
+            bitten.append([BUDGET_HIT, 0])
+        explanation["u"] = {**evaluation.left, PROGRAM_BUDGET: max(0, referral.budget_left)}
 
 
 def _qualifying(draft: Draft, event: Event, day: Day, points: int) -> tuple[tuple[Day, int], ...]:

@@ -20,13 +20,16 @@ REFERRALS = token("times", "@referral")
 
 @dataclass(frozen=True, slots=True)
 class Referral:
-    """What a referral gives: to the referred member, and to the referrer, as it stands; and the
-    local date of the event that pays it."""
+    """What a referral gives: to the referred member, and to the referrer, as it stands; the local
+    date of the event that pays it; what the referred member misses because the program's budget
+    had only `budget_left`, if it had too little for both."""
 
     referred_points: int
     referrer_points: int
     referrer: Account
     on: date
+    missed_points: int = 0
+    budget_left: int | None = None
 
 
 def due(
@@ -66,7 +69,14 @@ def due(
         raise NeedsBudgets(rulebook.version, {PROGRAM_BUDGET: total})
     left = max(0, known.budgets[PROGRAM_BUDGET] - drawn.get(PROGRAM_BUDGET, 0))
     referred_points = min(wanted[0], left)
-    return Referral(referred_points, min(wanted[1], left - referred_points), referrer, usage.on)
+    return Referral(
+        referred_points,
+        min(wanted[1], left - referred_points),
+        referrer,
+        usage.on,
+        missed_points=wanted[0] - referred_points,
+        budget_left=known.budgets[PROGRAM_BUDGET] if left < sum(wanted) else None,
+    )
 
 
 def grant(draft: Draft, points: int, occurred_on: int) -> None:
@@ -95,7 +105,7 @@ def referrer_entry(rulebook: Rulebook, referral: Referral, guard: Guard, now: in
         lifetime=referral.referrer_points,
         counts=counts,
         reason="referral",
-        explanation={"r": "", "f": referral.referrer_points},
+        explanation={"r": "", "f": [referral.referrer_points, referral.referrer_points]},
     )
 
 

@@ -9,7 +9,7 @@ that a basket of 50 lines under 200 rules is decided in a millisecond or two.
 """
 
 import re
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import date, datetime, time, timedelta
 from fractions import Fraction
@@ -110,7 +110,7 @@ class Evaluation:
 
     `grants` are (available_on, expires_on, points); `reasons` has one for each source that was
     considered, as (index, reason), in the order of evaluation; `rows` are those that fired;
-    `draws` are the points taken from each budget.
+    `draws` are the points taken from each budget, `left` what those had that were too small.
     """
 
     points: int
@@ -123,6 +123,7 @@ class Evaluation:
     counts: tuple[Count, ...]
     cooldowns: Mapping[str, int]
     draws: Mapping[str, int]
+    left: Mapping[str, int]
 
 
 class _Basket:
@@ -541,7 +542,16 @@ class Rulebook:
         draws: dict[str, int] = {}
         if self.budgets:
             worked, draws = self._within(budgets, worked, moment, fired, multiplied, live, usage)
-        return self._evaluation(moment, usage, reasons, worked, multiplied, draws)
+        left = {name: max(0, budgets[name]) for name in self._bitten(worked.hits)}
+        return self._evaluation(moment, usage, reasons, worked, multiplied, draws, left)
+
+    def _bitten(self, hits: Iterable[LimitHit]) -> Iterator[str]:
+        """The ids of the budgets among what bit."""
+        for hit in hits:
+            if hit.index == BUDGET_HIT:
+                yield PROGRAM_BUDGET
+            elif hit.index == CAMPAIGN_HIT:
+                yield self._campaigns[hit.limit].budget_id
 
     # How an event is decided, step by step.
 
@@ -828,6 +838,7 @@ class Rulebook:
         worked: _Worked,
         multiplied: dict[int, _Source],
         draws: dict[str, int],
+        left: dict[str, int],
     ) -> Evaluation:
         parts, granted = worked.parts, worked.granted
         grants: dict[tuple[Day, Day], int] = {}
@@ -881,6 +892,7 @@ class Rulebook:
             counts=tuple(counts),
             cooldowns=cooldowns,
             draws=draws,
+            left=left,
         )
 
     def life(self, index: int, occurred_on: Day) -> tuple[Day, Day]:
@@ -1147,7 +1159,7 @@ def explain(
             line["expires_on"] = iso(end)
         explanation.append(line)
     if "f" in stored:
-        points = stored["f"]
+        points, desired = stored["f"]
         explanation.append(
             {
                 "rule_id": "referral",
@@ -1155,7 +1167,7 @@ def explain(
                 "fired": bool(points),
                 "reason": "granted" if points else "limit",
                 "points": points,
-                "desired_points": points,
+                "desired_points": desired,
                 "factors": [],
             }
         )
@@ -1177,6 +1189,8 @@ def stored_explanation(rulebook: Rulebook, evaluation: Evaluation) -> dict[str, 
         stored["d"] = evaluation.desired
     if evaluation.draws:
         stored["b"] = dict(evaluation.draws)
+    if evaluation.left:
+        stored["u"] = dict(evaluation.left)
     if evaluation.hits:
         stored["l"] = [[hit.index, hit.limit] for hit in evaluation.hits]
     return stored

@@ -570,9 +570,13 @@ class Store:
             requests.append(_put(self._records, _record_item(record), _FREE))
             owners.append(None)
         for name, points in decision.draws.items():
-            pool = sight.pools.get(name) or Pool({self._any_shard(): 0}, whole=False)
+            pool = sight.pools.get(name)
+            if points < 0 and (pool is None or not pool.whole):
+                pool = self._whole_pool(program_id, name)  # which shard lacks the most
+            if pool is None:
+                raise Broken("a draw on a budget that nobody has looked at")
             for shard, part in allocate(pool, points).items():
-                requests.append(self._draw(program_id, name, shard, part))
+                requests.append(self._draw(program_id, name, shard, part, pool))
                 owners.append(None)
         return requests, owners
 
@@ -592,7 +596,8 @@ class Store:
     # Budgets
 
     def budget(self, program_id: str, name: str) -> int | None:
-        """The points that a budget has left; None for one that was never drawn on."""
+        """The points that a budget has left, below zero where its total was lowered below what was
+        given; None for one that was never drawn on."""
         shards = self._shards(program_id, name)
         return sum(shard["left"] for shard in shards) if shards else None
 
@@ -611,7 +616,8 @@ class Store:
 
     def _whole_pool(self, program_id: str, name: str) -> Pool:
         shards = self._shards(program_id, name)
-        return Pool({int(shard["sk"]): shard["left"] for shard in shards}, whole=True)
+        left = {int(shard["sk"]): shard["left"] for shard in shards}
+        return Pool(left, whole=True, version=shards[0]["version"] if shards else 0)
 
     def _shards(self, program_id: str, name: str) -> list[dict[str, Any]]:
         request: dict[str, Any] = {
@@ -630,12 +636,11 @@ class Store:
             if shards and (shards[0]["total"] == total or shards[0]["version"] >= version):
                 return
             before = [shard["left"] for shard in shards] or [0] * SHARDS
-            deficit = shards[0]["deficit"] if shards else 0
             change = total - (shards[0]["total"] if shards else 0)
-            left, deficit = rebalanced(before, deficit, change)
+            left = rebalanced(before, change)
             requests: list[Any] = []
             for number, points in enumerate(left):
-                fields = {"left": points, "total": total, "version": version, "deficit": deficit}
+                fields = {"left": points, "total": total, "version": version}
                 record = Record(_budget_key(program_id, name), str(number), fields)
                 condition = _FREE
                 if shards:
@@ -662,15 +667,23 @@ class Store:
     def _any_shard(self) -> int:
         return min(int(self._jitter() * SHARDS), SHARDS - 1)
 
-    def _draw(self, program_id: str, name: str, shard: int, points: int) -> dict[str, Any]:
+    def _draw(
+        self, program_id: str, name: str, shard: int, points: int, pool: Pool
+    ) -> dict[str, Any]:
+        values = {":n": {"N": str(points)}}
+        condition = "#l >= :n"
+        if points < 0:
+            # The shard that lacked the most does so only until the total is spread anew.
+            condition = "version = :v"
+            values[":v"] = {"N": str(pool.version)}
         return {
             "Update": {
                 "TableName": self._records,
                 "Key": {"pk": {"S": _budget_key(program_id, name)}, "sk": {"S": str(shard)}},
                 "UpdateExpression": "SET #l = #l - :n",
-                "ConditionExpression": "#l >= :n",
+                "ConditionExpression": condition,
                 "ExpressionAttributeNames": {"#l": "left"},
-                "ExpressionAttributeValues": {":n": {"N": str(points)}},
+                "ExpressionAttributeValues": values,
             }
         }
 
@@ -680,8 +693,7 @@ class Store:
         shards = self._shards(program_id, name)
         if not shards:
             return Pool({0: total}, whole=True)
-        spent = int(shards[0]["total"]) + int(shards[0]["deficit"])
-        spent -= sum(int(shard["left"]) for shard in shards)
+        spent = int(shards[0]["total"]) - sum(int(shard["left"]) for shard in shards)
         return Pool({0: max(0, total - spent)}, whole=True)
 
     def _cancelled(self, error: ClientError, owners: Sequence[str | None]) -> "Entry | _Moved":

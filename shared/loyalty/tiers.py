@@ -66,16 +66,23 @@ def outdated(program: Program, account: Account, today: Day) -> tuple[tuple[Day,
     return tuple((start, -amount) for start, amount in gone)
 
 
-def raised(program: Program, account: Account, today: Day) -> Account:
-    """The account in the tier that it has reached by `today`, if that is higher, and with the
-    date until which its tier is kept worked out again."""
+def raised(program: Program, account: Account, today: Day, on: Day) -> Account:
+    """The account in the tier that it has reached by `today` through what happened on `on`, if
+    that is higher, and with the date until which its tier is kept worked out again.
+
+    A late event may complete the period before, one of a till whose clock is fast may begin the
+    next.
+    """
     tiers = program.tiers
     if tiers is None:
         return account
-    reached = _level(tiers, counted(program, account, today))
+    best = counted(program, account, today)
+    if tiers.window.kind != "rolling":
+        best = max(best, counted(program, account, on))
+    reached = _level(tiers, best)
     if reached > _index(tiers, account):
         account = replace(account, tier=tiers.levels[reached].tier_id)
-    return _kept(program, account, today)
+    return _kept(program, account, max(today, on))
 
 
 def lowered(program: Program, account: Account, before: Account, today: Day) -> Account:

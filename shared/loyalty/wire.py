@@ -177,6 +177,16 @@ def _counters(text: str) -> dict[Per, Counts]:
     return counters
 
 
+def _counts_text(counts: Iterable[Count]) -> str:
+    """What an entry adds to counters, as counters stand; it has one window of each kind."""
+    added: dict[Per, Counts] = {}
+    for count in counts:
+        values = added[count.per].values if count.per in added else {}
+        by = values.get(count.name, 0) + count.by
+        added[count.per] = Counts(count.window, {**values, count.name: by})
+    return _counters_text(added)
+
+
 # Entries
 
 
@@ -256,7 +266,9 @@ def entry_of(item: Item) -> Entry:
         balance=int(item["b"]["N"]),
         lifetime=changes.get("l", 0),
         counts=tuple(
-            Count(_PER_OF[per], window, name, by) for per, window, name, by in changes.get("n", ())
+            Count(per, counts.window, name, by)
+            for per, counts in _counters(changes.get("n", "")).items()
+            for name, by in counts.values.items()
         ),
         cooldowns=changes.get("k", {}),
         active_on=changes.get("a"),
@@ -282,7 +294,7 @@ def _changes(entry: Entry) -> dict[str, Any]:
     if entry.postings:
         changes["p"] = [_posting_row(posting) for posting in entry.postings]
     if entry.counts:
-        changes["n"] = [[_PERS[c.per], c.window, c.name, c.by] for c in entry.counts]
+        changes["n"] = _counts_text(entry.counts)
     if entry.cooldowns:
         changes["k"] = dict(entry.cooldowns)
     if entry.lifetime:
