@@ -18,7 +18,7 @@ OWN_UV := $(filter .local/%,$(UV))
 RUN := env PYTHONPATH=functions:shared .venv/bin/python
 READY := .venv/ready .local/bin/ready
 
-.PHONY: help run test lint check docs replay bench lock clean
+.PHONY: help run test lint check docs replay bench bench-sweep lock clean
 
 help: ## list the verbs
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -43,8 +43,11 @@ docs: .venv/ready ## write the OpenAPI document and the program's schema anew
 replay: .venv/ready ## post 6,919 real purchases to the running service
 	@$(RUN) -m tools.replay
 
-bench: .venv/ready ## measure, and write the table into docs/benchmarks.md
+bench: .venv/ready ## measure decisions, and write the table into docs/benchmarks.md
 	@$(RUN) -m tools.bench --write
+
+bench-sweep: $(READY) ## measure the sweep over a million accounts (20 minutes), and write that table
+	@$(RUN) -m tools.bench_sweep --write
 
 # build, deploy, validate: what SAM does
 -include tools/sam.mk

@@ -1,6 +1,6 @@
 """What a member has, and how it came."""
 
-from loyalty import projections
+from loyalty import projections, redeeming
 from loyalty.commands import instant
 from loyalty.edge import (
     ANYONE,
@@ -10,10 +10,12 @@ from loyalty.edge import (
     Request,
     Response,
     cursor,
+    history_page,
     position,
     store,
 )
-from loyalty.model import Account
+from loyalty.model import Account, Known
+from loyalty.program import Program
 
 handler = App()
 
@@ -36,12 +38,23 @@ def balance(request: Request) -> Response:
     at = instant(request.query["as_of"])
     if at is None or at > request.now:
         raise Problem("invalid_query", "as_of is a past RFC 3339 time.")
+    account = _at(request.program_id, member_id, account, at)
     entries, whole = store().history(request.program_id, account)
     if not whole:
         raise Problem("unavailable", "The history is not complete at this moment; ask again.")
-    nothing = Account(program_id=request.program_id, member_id=member_id)
+    nothing = Account(program_id=request.program_id, member_id=account.member_id)
     then = store().rulebook_in_force(request.program_id, at)
     return Response(projections.balance_as_of(then, reversed(entries), nothing, at))
+
+
+def _at(program_id: str, member_id: str, account: Account, at: int) -> Account:
+    """The account that the id stood for at that instant: before a merge its own."""
+    while member_id != account.member_id:
+        former = store().account(program_id, member_id, consistent=True)
+        if former is None or at < former.recorded_at:
+            return former or account
+        member_id = former.merged_into
+    return account
 
 
 @handler.route(
@@ -54,34 +67,47 @@ def balance(request: Request) -> Response:
 )
 def entries(request: Request) -> Response:
     """A member's history, newest first."""
+    return Response(history_page(request, request.member(request.path["member_id"])))
+
+
+@handler.route(
+    "GET",
+    f"{BASE}/members/{{member_id}}/rewards",
+    roles=ANYONE,
+    answers={200: projections.Catalog},
+    problems=("member_not_found", "member_erased", "invalid_query"),
+    query=("limit", "cursor"),
+)
+def rewards(request: Request) -> Response:
+    """The rewards of the program, in its order: which of them the member may have now, what they
+    cost it, and what keeps it from the others."""
+    program_id = request.program_id
     member_id = request.member(request.path["member_id"])
     limit, after = request.page()
-    before, skipped = _place(after)
-    # One entry may have been shown to its end on the page before, one tells whether there is more.
-    found = store().history_page(request.program_id, member_id, limit=limit + 2, before=before)
-    if not found and before is None:
-        store().member(request.program_id, member_id)  # an empty history, or no such member
-    rows: list[tuple[str, projections.HistoryRow]] = []
-    for entry in found:
-        rulebook = store().rulebook(request.program_id, entry.version)
-        shown = skipped if entry.seq + 1 == before else 0
-        for number, row in enumerate(projections.history_rows(rulebook, entry)):
-            if number >= shown:
-                rows.append((f"{entry.seq}.{number + 1}", row))
-        if len(rows) > limit:
-            break
-    page: projections.HistoryPage = {
-        "items": [row for _, row in rows[:limit]],
-        "next_cursor": cursor(rows[limit - 1][0]) if len(rows) > limit else None,
+    rulebook = store().rulebook_in_force(program_id, request.now)
+    program = rulebook.program
+    account = store().member(program_id, member_id)
+    begin = _following(program, after)
+    page = program.rewards[begin : begin + limit]
+    standing, offered = store().look(
+        program_id,
+        Known({account.member_id: account}),
+        lambda known: redeeming.catalog(rulebook, known, account.member_id, page, request.now),
+    )
+    more = begin + limit < len(program.rewards)
+    catalog: projections.Catalog = {
+        "items": [projections.reward(program, each) for each in offered],
+        "balance": standing.balance,
+        "next_cursor": cursor(page[-1].reward_id) if more else None,
     }
-    return Response(page)
+    return Response(catalog)
 
 
-def _place(after: str | None) -> tuple[int | None, int]:
-    """(read entries below this number, rows of the newest of them to skip)."""
+def _following(program: Program, after: str | None) -> int:
+    """The index of the reward to go on with."""
     if after is None:
-        return None, 0
-    seq, _, rows = position(after).partition(".")
-    if not (seq.isdecimal() and rows.isdecimal() and len(after) < 40):
-        raise Problem("invalid_query", "The cursor is not one of ours.")
-    return int(seq) + 1, int(rows)
+        return 0
+    last = program.reward_by_id.get(position(after))
+    if last is None:
+        raise Problem("invalid_query", "The cursor is of no reward of the program; begin again.")
+    return program.rewards.index(last) + 1

@@ -1,14 +1,27 @@
-"""Members: enrolment and profile."""
+"""Members: enrolment, profile, export, erasure."""
 
+from collections.abc import Iterator
 from itertools import count
 from typing import Any, NotRequired, TypedDict
 from uuid import uuid4
 
-from loyalty import codes, earning, projections, referrals
+from loyalty import codes, earning, lifecycle, projections, referrals
 from loyalty.commands import Enrolment, Event, Profile
 from loyalty.dates import rfc3339
 from loyalty.decisions import Decision, Guard, Record, member_id_from_key
-from loyalty.edge import ANYONE, BASE, SHOP, App, Problem, Request, Response, answer, store
+from loyalty.edge import (
+    ANYONE,
+    BASE,
+    OWN,
+    SHOP,
+    App,
+    Problem,
+    Request,
+    Response,
+    answer,
+    store,
+    whole_history_page,
+)
 from loyalty.model import Known, Refusal
 from loyalty.store import Committed, KeyReused, Unavailable
 
@@ -19,14 +32,18 @@ PERSONAL = ("email", "phone", "name", "birthday", "timezone")
 COMPLETE = ("email", "phone", "name", "birthday")
 """What makes a profile complete."""
 
+MOST_RECORDS = 75
+"""Removed in the transaction that erases a member, which takes 100 items in all: there are two for
+the account, and one for the stock of each of 20 holds. The rest is removed right after it."""
 CHANGE_ATTEMPTS = 4
 """How often a change of a profile is tried while others change it too."""
 
 
 class Member(TypedDict):
-    """A member's profile."""
+    """A member's profile; `status` where the member may not do everything."""
 
     member_id: str
+    status: NotRequired[str]
     referral_code: str
     groups: list[str]
     enrolled_at: str
@@ -35,6 +52,32 @@ class Member(TypedDict):
     name: NotRequired[str]
     birthday: NotRequired[str]
     timezone: NotRequired[str]
+
+
+class Note(TypedDict):
+    """What staff noted with an adjustment."""
+
+    note: str
+    by: str
+    at: str
+
+
+class Exported(TypedDict):
+    """All that is held of a person; the ledger page by page, with what was done under the ids that
+    were merged into this one."""
+
+    profile: Member
+    merged_member_ids: list[str]
+    balance: projections.Balance
+    notes: list[Note]
+    entries: projections.HistoryPage
+
+
+class Erased(TypedDict):
+    """A member who is forgotten; the id brings nobody back."""
+
+    member_id: str
+    status: str
 
 
 @handler.route(
@@ -46,6 +89,7 @@ class Member(TypedDict):
     problems=(
         "idempotency_key_missing",
         "member_exists",
+        "member_erased",
         "referral_code_unknown",
         "self_referral",
         "idempotency_key_reused",
@@ -74,7 +118,11 @@ def enrol(request: Request, command: Enrolment) -> Response:
         }
         records = (
             Record(f"{program_id}#member#{member_id}", "profile", profile),
-            Record(f"{program_id}#referral#{code}", "referral", {"member_id": member_id}),
+            Record(
+                f"{program_id}#referral#{code}",
+                "referral",
+                {"member_id": member_id, "revision": 1},
+            ),
         )
         return earning.enrol(
             rulebook, known, guard, member_id, command, code, referrer, records, request.now
@@ -85,6 +133,7 @@ def enrol(request: Request, command: Enrolment) -> Response:
     except KeyReused:
         if key is not None:
             raise
+        store().member(program_id, member_id, consistent=True)  # not of one who was erased
         raise Refusal("member_exists", "Another member was enrolled under this id.") from None
     except Refusal as refusal:
         # Enrolled before, under another key: the same body is a replay all the same.
@@ -92,6 +141,9 @@ def enrol(request: Request, command: Enrolment) -> Response:
         if before is None or before.fingerprint != guard.fingerprint:
             raise
         committed = Committed(before, True, 0)
+    if committed.replayed:
+        # Nobody is told that a member is enrolled who was erased since.
+        store().member(program_id, member_id, consistent=True)
     _complete(request, member_id)
     decided = store().rulebook(program_id, committed.entry.version)
     return answer(committed, projections.enrolled(decided, committed.entry))
@@ -104,7 +156,12 @@ def _referrer(program_id: str, command: Enrolment, member_id: str) -> str:
     code = store().record(f"{program_id}#referral#{command.referral_code.upper()}", "referral")
     if code is None:
         raise Refusal("referral_code_unknown", "No member has this code.", pointer="/referral_code")
-    referrer = str(code["member_id"])
+    try:
+        referrer = store().member(program_id, str(code["member_id"])).member_id
+    except Refusal:
+        raise Refusal(
+            "referral_code_unknown", "Who had this code has gone.", pointer="/referral_code"
+        ) from None
     profile = store().record(f"{program_id}#member#{referrer}", "profile") or {}
     if referrer == member_id or referrals.same_person(profile, command.email, command.phone):
         raise Refusal("self_referral", "Nobody can refer themselves.")
@@ -112,7 +169,8 @@ def _referrer(program_id: str, command: Enrolment, member_id: str) -> str:
 
 
 def _complete(request: Request, member_id: str) -> None:
-    """Pay for a completed profile, once and for ever, if the rules do."""
+    """Pay for a completed profile, once and for ever, if the rules do. A merge in between leaves
+    nothing to pay for."""
     rulebook = store().rulebook_in_force(request.program_id, request.now)
     if not rulebook.considered("profile_completed"):
         return
@@ -126,12 +184,16 @@ def _complete(request: Request, member_id: str) -> None:
         attributes={},
     )
     guard = Guard(f"p#{member_id}", "0", b"")
-    store().commit(
-        request.program_id,
-        [member_id],
-        guard,
-        lambda known: earning.award(rulebook, known, guard, event, request.now),
-    )
+    try:
+        store().commit(
+            request.program_id,
+            [member_id],
+            guard,
+            lambda known: earning.complete_profile(rulebook, known, guard, event, request.now),
+        )
+    except Refusal as refusal:
+        if refusal.code not in ("nothing_due", "member_closed"):
+            raise
 
 
 def _enrolment(program_id: str, member_id: str) -> Any:
@@ -144,7 +206,7 @@ def _enrolment(program_id: str, member_id: str) -> Any:
     f"{BASE}/members/{{member_id}}",
     roles=ANYONE,
     answers={200: Member},
-    problems=("member_not_found",),
+    problems=("member_not_found", "member_erased"),
 )
 def read(request: Request) -> Response:
     """A member's profile."""
@@ -157,7 +219,7 @@ def read(request: Request) -> Response:
     roles=ANYONE,
     body=Profile,
     answers={200: Member},
-    problems=("member_not_found", "forbidden"),
+    problems=("member_not_found", "member_erased", "forbidden"),
 )
 def change(request: Request, command: Profile) -> Response:
     """Change a profile: fields that are given are set, null removes one. Groups are the shop's."""
@@ -166,13 +228,16 @@ def change(request: Request, command: Profile) -> Response:
     if "groups" in given and request.caller.is_only_a_member:
         raise Problem("forbidden", "Groups are set by the shop.")
     program_id = request.program_id
+    # The profile of a member who was merged is the other one's.
+    member_id = store().member(program_id, member_id).member_id
     partition = f"{program_id}#member#{member_id}"
     values = command.model_dump(mode="json", include=set(PERSONAL))
     changes = {name: values[name] for name in PERSONAL if name in given}
     for _ in range(CHANGE_ATTEMPTS if changes else 0):
         profile = store().record(partition, "profile")
         if profile is None:
-            raise Refusal("member_not_found", "No member of this program has this id.")
+            store().member(program_id, member_id, consistent=True)  # not where it was erased
+            raise Unavailable("merged meanwhile: this profile is no more")
         fields = {k: v for k, v in profile.items() if k not in ("pk", "sk")} | changes
         fields["revision"] += 1
         if store().replace_record(Record(partition, "profile", fields), seen=profile):
@@ -185,20 +250,17 @@ def change(request: Request, command: Profile) -> Response:
         guard = request.key_guard(str(uuid4()), member_id)
         groups = (command.groups or []) if "groups" in given else None
         birthday = earning.birthday_of(command.birthday) or 0 if "birthday" in given else None
-        try:
-            store().commit(
-                program_id,
-                [member_id],
-                guard,
-                lambda known: earning.update(
-                    rulebook,
-                    known.account(member_id),
-                    guard,
-                    request.now,
-                    groups=groups,
-                    birthday=birthday,
-                ),
+
+        def decide(known: Known) -> Decision:
+            account = known.account(member_id)
+            if account.member_id != member_id:
+                raise Unavailable("merged meanwhile: this profile is no more")
+            return earning.update(
+                rulebook, account, guard, request.now, groups=groups, birthday=birthday
             )
+
+        try:
+            store().commit(program_id, [member_id], guard, decide)
         except Refusal as refusal:
             if refusal.code != "nothing_due":  # a repeat: there is nothing to change
                 raise
@@ -207,8 +269,122 @@ def change(request: Request, command: Profile) -> Response:
     return Response(_member(request, member_id))
 
 
+@handler.route(
+    "DELETE",
+    f"{BASE}/members/{{member_id}}",
+    roles=OWN,
+    answers={200: Erased},
+    problems=("member_not_found",),
+)
+def erase(request: Request) -> Response:
+    """Forget a member: every personal value is removed, points are written off, the id stays as a
+    tombstone. An id that was merged into another stands for that one. A repeat gets this answer
+    again, and finishes what was cut off."""
+    program_id, asked = request.program_id, request.member(request.path["member_id"])
+    rulebook = store().rulebook_in_force(program_id, request.now)
+    member_id = _person(program_id, asked)
+    guard = Guard(f"x#{member_id}", "0", b"")
+
+    def decide(known: Known) -> Decision:
+        if known.account(member_id).member_id != member_id:
+            raise Unavailable("merged meanwhile: this is another member now")
+        held = [r for r in _held(program_id, member_id) if not r["sk"].startswith("alias#")]
+        records = tuple(_removals(program_id, held))[:MOST_RECORDS]
+        return lifecycle.erase(rulebook, known, guard, member_id, records, request.now)
+
+    try:
+        store().commit(program_id, [member_id], guard, decide)
+    except Refusal as refusal:
+        if refusal.code != "member_erased":
+            raise
+    _forget_proposals(program_id, [member_id, *_aliases(_held(program_id, member_id))])
+    # What was too much for one transaction, and what came in at the same moment.
+    while held := _held(program_id, member_id):
+        store().remove_records(list(_removals(program_id, held)))
+    body: Erased = {"member_id": asked, "status": "erased"}
+    return Response(body)
+
+
+def _person(program_id: str, member_id: str) -> str:
+    """The id under which the account stands, of one who was erased too; `member_not_found`."""
+    while True:
+        account = store().account(program_id, member_id, consistent=True)
+        if account is None:
+            raise Refusal("member_not_found", "No member of this program has this id.")
+        if not account.merged_into:
+            return member_id
+        member_id = account.merged_into
+
+
+def _held(program_id: str, member_id: str) -> list[dict[str, Any]]:
+    """All records of a person: the profile first, those under ids that were merged into this one,
+    notes, and last what leads to the other ids."""
+    found = store().records_of(f"{program_id}#member#{member_id}")
+    aliases = [r for r in found if r["sk"].startswith("alias#")]
+    below = [r for alias in aliases for r in _held(program_id, alias["member_id"])]
+    own = [r for r in found if r not in aliases]
+    own.sort(key=lambda record: record["sk"] != "profile")
+    return own[:1] + below + own[1:] + aliases
+
+
+def _aliases(held: list[dict[str, Any]]) -> list[str]:
+    """The ids that were merged into a person's, of all that is held of it."""
+    return [r["member_id"] for r in held if r["sk"].startswith("alias#")]
+
+
+def _removals(program_id: str, held: list[dict[str, Any]]) -> Iterator[Record]:
+    """The removal of these records, each with the referral code that it names."""
+    for record in held:
+        if record.get("referral_code"):
+            yield Record(f"{program_id}#referral#{record['referral_code']}", "referral")
+        yield Record(record["pk"], record["sk"])
+
+
+def _proposed(program_id: str, member_ids: list[str]) -> list[dict[str, Any]]:
+    """Adjustments of the member that wait for a second person, with a note."""
+    proposals = store().records_of(f"{program_id}#adjustments")
+    return [r for r in proposals if r["member_id"] in member_ids and r.get("note")]
+
+
+def _forget_proposals(program_id: str, member_ids: list[str]) -> None:
+    while proposals := _proposed(program_id, member_ids):
+        for seen in proposals:
+            fields = {k: v for k, v in seen.items() if k not in ("pk", "sk", "note")}
+            fields["revision"] += 1
+            # Where somebody settles it at this moment the note is gone, and it is looked at again.
+            store().replace_record(Record(seen["pk"], seen["sk"], fields), seen=seen)
+
+
+@handler.route(
+    "GET",
+    f"{BASE}/members/{{member_id}}/export",
+    roles=OWN,
+    answers={200: Exported},
+    problems=("member_not_found", "member_erased"),
+    query=("limit", "cursor"),
+)
+def export(request: Request) -> Response:
+    """All that is held of a person, to be handed over: profile, balance, notes, the ledger."""
+    program_id, member_id = request.program_id, request.member(request.path["member_id"])
+    account = store().member(program_id, member_id, consistent=True)
+    rulebook = store().rulebook_in_force(program_id, request.now)
+    held = _held(program_id, account.member_id)
+    aliases = _aliases(held)
+    ids = [account.member_id, *aliases]
+    notes = [r for r in held if r["sk"].startswith("note#")] + _proposed(program_id, ids)
+    body: Exported = {
+        "profile": _member(request, account.member_id),
+        "merged_member_ids": aliases,
+        "balance": projections.balance(rulebook, account, request.now),
+        "notes": [{"note": r["note"], "by": r["by"], "at": rfc3339(r["at"])} for r in notes],
+        "entries": whole_history_page(request, ids),
+    }
+    return Response(body)
+
+
 def _member(request: Request, member_id: str) -> Member:
     account = store().member(request.program_id, member_id, consistent=True)
+    member_id = account.member_id
     profile = store().record(f"{request.program_id}#member#{member_id}", "profile") or {}
     member: Member = {
         "member_id": member_id,
@@ -216,6 +392,8 @@ def _member(request: Request, member_id: str) -> Member:
         "groups": list(account.groups),
         "enrolled_at": rfc3339(profile.get("enrolled_at", 0)),
     }
+    if account.status:
+        member["status"] = account.status
     for name in PERSONAL:
         if name in profile:
             member[name] = profile[name]  # type: ignore[literal-required]  # names of the TypedDict

@@ -1,10 +1,25 @@
-"""Points spent."""
+"""Points spent, reserved, and given back."""
 
 from loyalty import projections, redeeming
+from loyalty.codes import voucher_code
 from loyalty.commands import Redemption
-from loyalty.edge import ANYONE, BASE, App, Problem, Request, Response, answer, secrets, store
+from loyalty.decisions import Decision, redemption_id, redemption_partition
+from loyalty.edge import (
+    ANYONE,
+    BASE,
+    SHOP,
+    App,
+    Request,
+    Response,
+    answer,
+    secrets,
+    store,
+)
+from loyalty.model import Entry, Known, Refusal
 
 handler = App()
+
+REDEMPTION = f"{BASE}/redemptions/{{redemption_id}}"
 
 
 @handler.route(
@@ -15,20 +30,25 @@ handler = App()
     answers={201: projections.Redeemed},
     problems=(
         "member_not_found",
+        "member_erased",
+        "member_blocked",
+        "member_closed",
         "reward_not_found",
         "reward_locked",
         "reward_unavailable",
+        "limit_reached",
+        "out_of_stock",
+        "payment_refused",
+        "too_many_holds",
         "insufficient_points",
         "currency_mismatch",
-        "not_supported_yet",
         "idempotency_key_reused",
     ),
     key="required",
 )
 def redeem(request: Request, command: Redemption) -> Response:
-    """Spend points on a reward, or plainly; never more than are available."""
-    if command.hold:
-        raise Problem("not_supported_yet", "Holds are not supported yet: redeem at once.")
+    """Spend points on a reward, as payment, or plainly; or reserve them by a hold. Never more than
+    are available."""
     key = request.key()
     member_id = request.member(command.member_id)
     guard = request.key_guard(str(key), member_id)
@@ -38,9 +58,93 @@ def redeem(request: Request, command: Redemption) -> Response:
         [member_id],
         guard,
         lambda known: redeeming.redeem(
-            rulebook, known.account(member_id), guard, command, secrets(), request.now
+            rulebook, known, guard, member_id, command, secrets(), request.now
         ),
     )
     entry = committed.entry
     decided = store().rulebook(request.program_id, entry.version)
     return answer(committed, projections.redeemed(decided, entry, secrets()))
+
+
+@handler.route(
+    "POST",
+    f"{REDEMPTION}/capture",
+    roles=SHOP,
+    answers={200: projections.Redeemed},
+    problems=(
+        "redemption_not_found",
+        "member_erased",
+        "member_blocked",
+        "member_closed",
+        "not_held",
+    ),
+)
+def capture(request: Request) -> Response:
+    """Spend what a hold has reserved."""
+    first = _redemption(request)
+    guard = request.guard(first.partition, first.member_id, sort="capture")
+    rulebook = store().rulebook_in_force(request.program_id, request.now)
+    held_under = store().rulebook(request.program_id, first.version)
+
+    def decide(known: Known) -> Decision:
+        # Read after the account: what ends the hold meanwhile moves the account.
+        entries = _entries(request, first)
+        return redeeming.capture(
+            rulebook, held_under, known, guard, entries, secrets(), request.now
+        )
+
+    committed = store().commit(request.program_id, [first.member_id], guard, decide)
+    shown = projections.redeemed(held_under, committed.entry, secrets())
+    return answer(committed, shown, status=200)
+
+
+@handler.route(
+    "POST",
+    f"{REDEMPTION}/cancel",
+    roles=SHOP,
+    answers={200: projections.Redeemed},
+    problems=(
+        "redemption_not_found",
+        "member_erased",
+        "member_closed",
+        "not_held",
+        "voucher_used",
+        "redemption_restored",
+    ),
+)
+def cancel(request: Request) -> Response:
+    """Give up a hold, or undo a redemption: points go back to the lots they came from."""
+    first = _redemption(request)
+    program_id = request.program_id
+    guard = request.guard(first.partition, first.member_id, sort="cancel")
+    rulebook = store().rulebook_in_force(program_id, request.now)
+
+    def decide(known: Known) -> Decision:
+        entries = _entries(request, first)
+        spending = next((e for e in entries if "v" in (e.answer or {})), None)
+        voucher = None
+        if spending is not None:
+            version = spending.answer["v"]
+            code = voucher_code(secrets(), version, program_id, redemption_id(first))
+            key = redeeming.voucher_key(program_id, code)
+            voucher = store().record(key, redeeming.VOUCHER_SORT)
+        return redeeming.cancel(rulebook, known, guard, entries, voucher, request.now)
+
+    committed = store().commit(program_id, [first.member_id], guard, decide)
+    held_under = store().rulebook(program_id, first.version)
+    shown = projections.redeemed(held_under, committed.entry, secrets())
+    return answer(committed, shown, status=200)
+
+
+def _redemption(request: Request) -> Entry:
+    """The redemption or hold of that id; Refusal `redemption_not_found`."""
+    partition = redemption_partition(request.path["redemption_id"])
+    entry = store().entry(request.program_id, partition) if partition else None
+    if entry is None or entry.kind not in ("redeem", "hold"):
+        raise Refusal("redemption_not_found", "No redemption of this program has this id.")
+    return entry
+
+
+def _entries(request: Request, first: Entry) -> list[Entry]:
+    """All that stands under the redemption's key, the redemption first."""
+    return store().standing(request.program_id, first.partition)[0]

@@ -20,8 +20,8 @@ from hypothesis import strategies as st
 
 from loyalty import earning, lifecycle, redeeming, refunds
 from loyalty.codes import CheckInCode, Secrets, check_in_code
-from loyalty.commands import CHECK_IN_EVENT, Enrolment, Event, Redemption
-from loyalty.decisions import Decision, Guard, Record, event_partition
+from loyalty.commands import CHECK_IN_EVENT, Enrolment, Event, Redemption, Reversal
+from loyalty.decisions import Decision, Guard, Record, event_partition, redemption_partition
 from loyalty.model import Account, Entry, History, Known, NeedsBudgets, NeedsHistory, Refusal
 from loyalty.program import parse
 from loyalty.rules import Rulebook
@@ -147,16 +147,47 @@ class Ledger:
         guard = Guard(f"k#{self._key()}", "0", b"")
         return self._commit(
             lambda known: redeeming.redeem(
-                self.rulebook, known.account(self.member_id), guard, command, SECRETS, now
+                self.rulebook, known, guard, self.member_id, command, SECRETS, now
             )
         )
 
-    def reverse(self, now: int, event: Entry, refund_id: str = "refund") -> Entry:
-        """Take back the whole of an event."""
-        guard = Guard(event.partition, f"r#{refund_id}", b"")
-        before = [e for e in self.entries if e.partition == event.partition and e.sort != "0"]
+    def capture(self, now: int, held: Entry) -> Entry:
+        """Spend what a hold has reserved."""
+        guard = Guard(held.partition, "capture", b"")
         return self._commit(
-            lambda known: refunds.reverse(self.rulebook, known, guard, [event, *before], now)
+            lambda known: redeeming.capture(
+                self.rulebook, self.rulebook, known, guard, self.standing(held), SECRETS, now
+            )
+        )
+
+    def cancel(self, now: int, redemption: Entry, voucher: dict[str, Any] | None = None) -> Entry:
+        """Give up a hold, or undo a redemption."""
+        guard = Guard(redemption.partition, "cancel", b"")
+        standing = self.standing(redemption)
+        return self._commit(
+            lambda known: redeeming.cancel(self.rulebook, known, guard, standing, voucher, now)
+        )
+
+    def standing(self, first: Entry) -> list[Entry]:
+        """All that stands under an entry's key, that one first."""
+        others = [e for e in self.entries if e.partition == first.partition and e != first]
+        return [first, *others]
+
+    def reverse(self, now: int, event: Entry, refund_id: str = "refund", **body: Any) -> Entry:
+        """Take back the whole of an event, or what the body says (`lines=…`, `amount=…`)."""
+        guard = Guard(event.partition, f"r#{refund_id}", b"")
+        refund = Reversal.model_validate(
+            {"event_id": event.partition.partition("#")[2], "refund_id": refund_id} | body
+        )
+        given = refunds.Given.by(self.rulebook, event)
+        ids = (event.event or {}).get("r", ())
+        named = [[e for e in self.entries if e.partition == redemption_partition(i)] for i in ids]
+        paid = [entries for entries in named if entries]
+        standing = self.standing(event)
+        return self._commit(
+            lambda known: refunds.reverse(
+                self.rulebook, given, known, guard, standing, refund, paid, now
+            )
         )
 
     def regroup(self, now: int, groups: Iterable[str]) -> Entry:
@@ -212,7 +243,7 @@ class Ledger:
         self.account = account_of(account_item(after))
         self.entries.append(entry_of(entry_item(entry)))
         self.records += decision.records
-        for name, points in decision.draws.items():
+        for name, points in decision.all_draws.items():
             self.budgets[name] -= points
             assert self.budgets[name] >= 0
         return self.entries[-1]

@@ -206,7 +206,7 @@ def test_a_replay_reads_half_a_unit_and_writes_nothing(till: Till, name: str) ->
         workers.redeem("nobody", "pay-1", points=1),
         workers.award("order-1", "nobody"),
         workers.award("order-1", "ana", occurred_at="2026-03-20T12:00:00Z"),
-        workers.reverse("unheard-of", "return-1"),
+        workers.reverse("check-in:unheard-of", "return-1"),
         workers.redeem("ana", "pay-1", reward_id="unheard-of"),
     ],
     ids=["too few points", "nobody pays", "nobody buys", "future", "no event", "no reward"],

@@ -36,6 +36,9 @@ BODIES: dict[str, dict[str, Any]] = {
     "reversals": {"event_id": "e", "refund_id": "r"},
     "redemptions": {"points": 1},
     "check-ins": {"code": "no-code"},
+    "transfers": {"to_member_id": "noor", "points": 1},
+    "adjustments": {"member_id": "theo", "points": 1, "reason_code": "none"},
+    "merge": {"into_member_id": "nobody"},
 }
 """A body that fits, by the end of the path; elsewhere an empty one."""
 
@@ -71,7 +74,12 @@ def knock(
     """Call the route for theo, with a body that fits where it wants one."""
     service, own = world
     path = route.path.format(
-        program_id=program_id or own, member_id="theo", location_id="corner", code="no-code"
+        program_id=program_id or own,
+        member_id="theo",
+        location_id="corner",
+        code="no-code",
+        redemption_id="r-bm9uZQ",
+        adjustment_id="a-bm9uZQ",
     )
     headers = {"Idempotency-Key": uuid.uuid4().hex}
     if token is not None:

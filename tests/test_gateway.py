@@ -27,7 +27,7 @@ from tools.gateway import Gateway
 from tools.issuer import Authorizer, Issuer
 from tools.runtime import Runtime
 from tools.template import Template
-from tools.triggers import Queues, Stream, Sweep
+from tools.triggers import Bus, Queues, Stream, Sweep
 
 TEMPLATE = """
 Parameters:
@@ -139,7 +139,7 @@ class Local:
         sweep = Sweep(self.template, self.runtime, self.queues, clock.now)
         authorizer = Authorizer(self.issuer.url, self.issuer.jwks(), [self.issuer.client_id])
         gateway = Gateway(self.template, self.runtime, authorizer)
-        routes = dev.routes(self.issuer, clock, sweep, self.queues, ["ada", 'q"<b>'])
+        routes = dev.routes(self.issuer, clock, sweep, self.queues, Bus(), ["ada", 'q"<b>'])
         app = Starlette(routes=[*routes, Mount("", app=gateway)])
         self.server = uvicorn.Server(
             uvicorn.Config(app, port=0, lifespan="off", log_config=None, server_header=False)

@@ -305,8 +305,10 @@ def test_a_refund_takes_back_what_the_event_gave_once(
     first = reverse(shop, "order-1")
     assert first.status_code == 201
     assert first.json() | {"entry_id": ""} == {
+        "status": "reversed",
         "entry_id": "",
         "event_id": "order-1",
+        "refund_id": "refund-1",
         "member_id": "mila",
         "points": 30,
         "taken_from": [{"points": 30, "expires_on": "2027-04-01"}],

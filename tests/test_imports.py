@@ -20,10 +20,11 @@ LAYERS = (
     {"lots"},
     {"rules"},
     {"decisions"},
-    {"referrals", "redeeming", "refunds", "lifecycle"},
+    {"referrals", "redeeming", "lifecycle", "transfers", "adjusting"},
+    {"refunds"},
     {"earning"},
     {"celebrations", "projections"},
-    {"advice"},
+    {"advice", "notices"},
 )
 """The domain, from below: a module imports those of the layers before its own."""
 

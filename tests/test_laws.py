@@ -142,7 +142,7 @@ def test_debits_name_their_lots(story: Story) -> None:
             continue
         assert done.before is not None
         today = number(local_date(entry.recorded_at, played.zone))
-        before, due = advance(played.ledger.program, done.before, today)
+        before, due = advance(played.ledger.program, done.before, today, done.now)
         assert entry.postings[: len(due)] == tuple(due)
         if entry.kind == "redeem":
             [posting] = entry.own_postings
@@ -401,7 +401,7 @@ def test_the_sweep_does_not_matter(story: Story) -> None:
 
 
 def _points(program: Any, account: Account, today: int) -> tuple[Any, ...]:
-    account, _ = advance(program, account, today)
+    account, _ = advance(program, account, today, 0)
     return account.lots, account.pending, account.debt, account.lifetime, account.tier
 
 
@@ -413,14 +413,14 @@ def test_advancing_in_days_is_advancing_at_once(story: Story, days: int) -> None
     program, account = played.ledger.program, played.ledger.account
     assert account
     today = number(local_date(played.now, played.zone))
-    at_once, postings = advance(program, account, today + days)
+    at_once, postings = advance(program, account, today + days, 0)
     day_by_day, one_by_one = account, []
     for day in range(today, today + days + 1):
-        day_by_day, due = advance(program, day_by_day, day)
+        day_by_day, due = advance(program, day_by_day, day, 0)
         one_by_one += due
         assert all(posting.on == day for posting in due) or day == today
     assert (day_by_day, one_by_one) == (at_once, postings)
-    assert advance(program, at_once, today + days) == (at_once, [])
+    assert advance(program, at_once, today + days, 0) == (at_once, [])
     assert all(
         today + days < expires_on <= NEVER and points > 0 for expires_on, points in at_once.lots
     )

@@ -30,7 +30,7 @@ from hypothesis.stateful import (
 
 from loyalty import celebrations, earning, lifecycle, redeeming, refunds
 from loyalty.codes import CheckInCode, check_in_code, voucher_code, voucher_hash
-from loyalty.commands import CHECK_IN_EVENT, Enrolment, Event, Redemption
+from loyalty.commands import CHECK_IN_EVENT, Enrolment, Event, Redemption, Reversal
 from loyalty.dates import rfc3339
 from loyalty.decisions import Decision, Guard, redemption_id
 from loyalty.model import NEVER, Account, Entry, Known, Refusal
@@ -417,11 +417,16 @@ class LedgerMachine(RuleBasedStateMachine):
         if not member.events:
             return
         event, given = member.events[-1 - which % len(member.events)]
-        guard = self.guard(event.partition, f"r#{self.key()}")
+        key = self.key()
+        guard = self.guard(event.partition, f"r#{key}")
+        refund = Reversal(event_id=event.partition.partition("#")[2], refund_id=key)
 
         def decide(known: Known) -> Decision:
-            entries = self.store.entries(self.program_id, event.partition)
-            return refunds.reverse(self.rulebook, known, guard, entries, self.now)
+            entries, _ = self.store.standing(self.program_id, event.partition)
+            given = refunds.Given.by(self.rulebook, entries[0])
+            return refunds.reverse(
+                self.rulebook, given, known, guard, entries, refund, (), self.now
+            )
 
         if given.is_reversed:
             self.refuse(member, guard, decide, "more_than_bought")
@@ -587,8 +592,9 @@ class LedgerMachine(RuleBasedStateMachine):
         guard = self.guard(f"k#{self.key()}")
 
         def decide(known: Known) -> Decision:
-            account = known.account(member.member_id)
-            return redeeming.redeem(self.rulebook, account, guard, command, SECRETS, self.now)
+            return redeeming.redeem(
+                self.rulebook, known, guard, member.member_id, command, SECRETS, self.now
+            )
 
         predicted = copy.deepcopy(member.model)
         predicted.settle(self.today)

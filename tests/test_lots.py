@@ -311,8 +311,8 @@ def test_pending_points_pay_debt_on_the_day_they_become_available() -> None:
     assert posting == Posting("award", 10, pending=((20, 100, 10),))
     waiting = owing.posted(posting)
     never = parse(smallest())
-    assert advance(never, waiting, 19) == (waiting, [])
-    after, [activation] = advance(never, waiting, 20)
+    assert advance(never, waiting, 19, 0) == (waiting, [])
+    after, [activation] = advance(never, waiting, 20, 0)
     assert activation == Posting(
         "activate", 20, lots=((100, 3),), pending=((20, 100, -10),), debt=-7
     )
@@ -322,7 +322,7 @@ def test_pending_points_pay_debt_on_the_day_they_become_available() -> None:
 
 def test_on_one_day_activations_come_before_expiries() -> None:
     account = replace(NOBODY, lots=((20, 4),), pending=((20, 30, 6),))
-    after, postings = advance(parse(smallest()), account, 20)
+    after, postings = advance(parse(smallest()), account, 20, 0)
     assert [posting.kind for posting in postings] == ["activate", "expire"]
     assert after.lots == ((30, 6),)
 
@@ -370,8 +370,8 @@ def test_inactivity_takes_all_available_points_at_the_last_activitys_date_plus_t
     )
     gone = number("2026-09-30")
     assert inactive_on(INACTIVE, account) == due_on(INACTIVE, account) == gone
-    assert advance(INACTIVE, account, gone - 1) == (account, [])
-    after, [posting] = advance(INACTIVE, account, gone)
+    assert advance(INACTIVE, account, gone - 1, 0) == (account, [])
+    after, [posting] = advance(INACTIVE, account, gone, 0)
     assert after.lots == ()
     assert posting == Posting("expire", gone, lots=((number("2027-01-15"), -5), (NEVER, -7)))
 
@@ -391,7 +391,7 @@ def test_inactivity_shows_in_what_expires_and_changes_no_lots_own_date() -> None
 def test_who_was_never_active_loses_nothing_to_inactivity() -> None:
     account = replace(NOBODY, lots=((NEVER, 7),))
     assert inactive_on(INACTIVE, account) == NEVER
-    assert advance(INACTIVE, account, 10**6) == (account, [])
+    assert advance(INACTIVE, account, 10**6, 0) == (account, [])
 
 
 @given(
@@ -419,10 +419,10 @@ def test_time_may_pass_in_any_steps(
         debt=debt,
         active_on=active_on,
     )
-    at_once, postings = advance(policies, account, today)
+    at_once, postings = advance(policies, account, today, 0)
     by_day, one_by_one = account, []
     for day in range(today + 1):
-        by_day, due = advance(policies, by_day, day)
+        by_day, due = advance(policies, by_day, day, 0)
         one_by_one += due
         assert all(posting.on == day for posting in due)
     assert (by_day, one_by_one) == (at_once, postings)

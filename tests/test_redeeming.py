@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -10,7 +11,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from loyalty.codes import Secrets, voucher_code, voucher_hash
-from loyalty.decisions import redemption_id
+from loyalty.commands import Purchase
+from loyalty.decisions import redemption_id, redemption_partition
 from loyalty.model import NEVER, Entry, Posting
 from loyalty.projections import Redeemed, redeemed
 from tests.programs import smallest
@@ -172,6 +174,191 @@ def test_a_reward_may_be_for_some_groups_only() -> None:
     assert ledger.redeem(NOW, reward_id="gift").points == -40
 
 
+@pytest.mark.parametrize(
+    "kind", ["product", "service", "experience", "early_access", "content", "gift"]
+)
+def test_every_kind_of_reward_is_paid_for_and_comes_with_a_voucher(kind: str) -> None:
+    ledger = member(100, reward(kind=kind))
+    shown = answer(ledger, ledger.redeem(NOW, reward_id="gift"))
+    assert (shown["status"], shown["points"], shown["balance"]) == ("captured", 40, 60)
+    assert shown["voucher"]["code"]
+    assert "discount" not in shown
+
+
+TIERS = {
+    "levels": [{"tier_id": "bronze", "at": 0}, {"tier_id": "gold", "at": 60}],
+    "window": "lifetime",
+}
+
+
+@pytest.mark.parametrize(("points", "cost"), [(59, 40), (60, 25)])
+def test_a_reward_may_cost_members_of_a_tier_less(points: int, cost: int) -> None:
+    ledger = member(points, reward(cost={"default": 40, "gold": 25}), tiers=TIERS)
+    assert ledger.redeem(NOW, reward_id="gift").points == -cost
+
+
+def test_spending_takes_nobody_out_of_a_tier() -> None:
+    ledger = member(60, reward(cost={"default": 40, "gold": 25}), tiers=TIERS)
+    assert ledger.redeem(NOW, reward_id="gift").balance == 35
+    assert ledger.redeem(NOW, reward_id="gift").balance == 10
+
+
+def test_a_reward_may_be_for_some_tiers_only() -> None:
+    golden = reward(when={"tiers": ["gold"]})
+    with refused("reward_locked"):
+        member(59, golden, tiers=TIERS).redeem(NOW, reward_id="gift")
+    assert member(60, golden, tiers=TIERS).redeem(NOW, reward_id="gift").points == -40
+
+
+def test_everything_that_a_reward_asks_for_has_to_hold() -> None:
+    strict = reward(when={"tiers": ["gold"], "groups": ["vip"], "until": "2026-03-10"})
+    ledger = member(60, strict, tiers=TIERS)
+    with refused("reward_locked"):
+        ledger.redeem(NOW, reward_id="gift")
+    ledger.regroup(NOW, ["vip"])
+    with refused("reward_unavailable"):
+        ledger.redeem(NOW + DAY, reward_id="gift")
+    assert ledger.redeem(NOW, reward_id="gift").points == -40
+
+
+# Limits and stock
+
+
+@pytest.mark.parametrize(
+    ("per", "again"),
+    [
+        ("day", "2026-03-10T23:00:00Z"),
+        ("week", "2026-03-15T23:00:00Z"),
+        ("month", "2026-03-31T22:00:00Z"),
+        ("year", "2026-12-31T23:00:00Z"),
+    ],
+)
+def test_a_member_has_a_reward_so_often_in_a_window(per: str, again: str) -> None:
+    ledger = member(1000, reward(limits=[{"times": 2, "per": per}]))
+    for _ in range(2):
+        ledger.redeem(NOW, reward_id="gift")
+    with refused("limit_reached", next_allowed_at=again):
+        ledger.redeem(NOW, reward_id="gift")
+    free = instant(again.removesuffix("Z"))
+    with refused("limit_reached", next_allowed_at=again):
+        ledger.redeem(free - 1, reward_id="gift")
+    assert ledger.redeem(free, reward_id="gift").points == -40
+
+
+def test_what_may_be_had_once_for_ever_has_no_next_time() -> None:
+    limits = [{"times": 1, "per": "ever"}, {"times": 1, "per": "day"}]
+    ledger = member(1000, reward(limits=limits), reward(reward_id="other"))
+    ledger.redeem(NOW, reward_id="gift")
+    with refused("limit_reached"):
+        ledger.redeem(NOW, reward_id="gift")
+    assert ledger.redeem(NOW, reward_id="other").points == -40
+
+
+def test_a_fast_clock_of_a_till_opens_no_window_twice() -> None:
+    """An event of tomorrow moves the day's counters on; what was had today still counts."""
+    late = instant("2026-03-10T23:58", ZONE)
+    ledger = member(1000, reward(limits=[{"times": 1, "per": "day"}]))
+    ledger.redeem(late, reward_id="gift")
+    ledger.buy(late, 5, occurred_at="2026-03-11T00:01:00+01:00")
+    with refused("limit_reached", next_allowed_at="2026-03-10T23:00:00Z"):
+        ledger.redeem(late + 1, reward_id="gift")
+
+
+def test_the_last_piece_is_had_once() -> None:
+    ledger = member(1000, reward(stock=2))
+    first = ledger.redeem(NOW, reward_id="gift")
+    ledger.redeem(NOW, reward_id="gift")
+    with refused("out_of_stock"):
+        ledger.redeem(NOW, reward_id="gift")
+    [voucher] = [r for r in ledger.records if r.fields["redemption_id"] == redemption_id(first)]
+    ledger.cancel(NOW, first, {"pk": voucher.partition, "sk": voucher.sort, **voucher.fields})
+    assert ledger.redeem(NOW, reward_id="gift").points == -40
+
+
+# Points as payment
+
+PAYMENT = {"points": 100, "amount": 150, "min_points": 200, "step": 50, "max_share": "0.5"}
+
+
+def pay(points: int, amount: int | None = None, currency: str = "EUR", **terms: Any) -> Redeemed:
+    """The answer to a payment with so many points for an order of that amount in cents."""
+    ledger = member(10_000, points_payment=PAYMENT | terms)
+    order = {"order_id": "o-1", "amount": amount, "currency": currency}
+    given = {} if amount is None else {"order": order}
+    return answer(ledger, ledger.redeem(NOW, points, **given))
+
+
+def test_points_pay_what_the_program_says_they_are_worth() -> None:
+    shown = pay(250, 1000)
+    assert (shown["points"], shown["balance"], shown["order_id"]) == (250, 9750, "o-1")
+    assert shown["discount"] == {"amount": 375, "currency": "EUR"}
+    assert "voucher" not in shown
+
+
+def test_points_pay_without_an_order_too() -> None:
+    assert pay(1000)["discount"] == {"amount": 1500, "currency": "EUR"}
+
+
+def test_at_least_the_minimum_pays() -> None:
+    with refused("payment_refused"):
+        pay(150, 100_000)
+    with refused("payment_refused"):
+        pay(150)
+    assert pay(200, 100_000)["points"] == 200
+
+
+def test_points_pay_in_steps() -> None:
+    for points in (201, 225, 249):
+        with refused("payment_refused"):
+            pay(points, 100_000)
+    assert pay(250, 100_000)["points"] == 250
+
+
+def test_points_pay_at_most_their_share_of_the_order() -> None:
+    # 200 points are 300 cents: half of 600, and more than half of 599.
+    assert pay(200, 600)["discount"] == {"amount": 300, "currency": "EUR"}
+    with refused("payment_refused"):
+        pay(200, 599)
+    assert pay(200, 300, max_share="1")["points"] == 200
+    with refused("payment_refused"):
+        pay(200, 299, max_share="1")
+    with refused("payment_refused"):
+        pay(200, 0)
+
+
+def test_what_the_terms_leave_out_is_one_rate_at_a_time() -> None:
+    ledger = member(1000, points_payment={"points": 100, "amount": 1})
+    with refused("payment_refused"):
+        ledger.redeem(NOW, 99)
+    with refused("payment_refused"):
+        ledger.redeem(NOW, 150)
+    assert answer(ledger, ledger.redeem(NOW, 200))["discount"]["amount"] == 2
+
+
+def test_a_payment_that_is_worth_no_whole_cent_rounds_down() -> None:
+    ledger = member(1000, points_payment={"points": 2, "amount": 3, "step": 1})
+    entry = ledger.redeem(NOW, 3)
+    assert answer(ledger, entry)["discount"] == {"amount": 4, "currency": "EUR"}
+
+
+def test_an_order_in_another_currency_is_not_paid() -> None:
+    with refused("currency_mismatch", pointer="/order/currency"):
+        pay(200, 1000, "USD")
+
+
+def test_a_payment_can_be_reserved() -> None:
+    ledger = member(1000, points_payment=PAYMENT)
+    order = {"order_id": "o-1", "amount": 1000, "currency": "EUR"}
+    with refused("payment_refused"):
+        ledger.redeem(NOW, 199, hold=True)
+    held = ledger.redeem(NOW, 200, order=order, hold=True)
+    captured = ledger.capture(NOW, held)
+    for entry, status in ((held, "held"), (captured, "captured")):
+        shown = answer(ledger, entry)
+        assert (shown["status"], shown["points"], shown["order_id"]) == (status, 200, "o-1")
+        assert shown["discount"] == {"amount": 300, "currency": "EUR"}
+
+
 # Vouchers
 
 
@@ -196,7 +383,9 @@ def test_the_table_holds_only_the_vouchers_hash() -> None:
         "redemption_id": redemption_id(entry),
         "member_id": "ann",
         "reward_id": "gift",
+        "version": 1,
         "status": "issued",
+        "revision": 1,
         "expires_on": number("2026-04-09"),
     }
     for stored in (repr(ledger.items), repr(record)):
@@ -245,6 +434,8 @@ def off(order: dict[str, Any] | None = None, **discount: Any) -> Any:
 def test_a_discount_of_an_amount() -> None:
     assert off(amount=500) == {"amount": 500, "currency": "EUR"}
     assert off({"amount": 2000}, amount=500) == {"amount": 500, "currency": "EUR"}
+    # Nobody is paid for shopping.
+    assert off({"amount": 300}, amount=500) == {"amount": 300, "currency": "EUR"}
 
 
 def test_a_discount_of_a_percentage_of_the_order() -> None:
@@ -288,3 +479,12 @@ def test_a_redemption_is_activity_and_earns_no_lifetime_points() -> None:
     assert ledger.account
     assert ledger.account.active_on == number("2026-03-13")
     assert ledger.account.lifetime == 100
+
+
+def test_an_order_can_name_the_redemption_of_even_the_longest_key() -> None:
+    ledger = member(100)
+    entry = replace(ledger.redeem(NOW, 10), partition=f"k#{'𝛼' * 128}")
+    line = {"line_id": "1", "quantity": 1, "amount": 100}
+    bought = {"currency": "EUR", "lines": [line], "redemption_ids": [redemption_id(entry)]}
+    assert redemption_partition(redemption_id(entry)) == entry.partition
+    assert Purchase.model_validate(bought).redemption_ids == [redemption_id(entry)]

@@ -62,8 +62,10 @@ def test_a_refund_takes_the_events_own_points_before_any_others(shortfall: str) 
     assert lots(ledger) == {IN_A_MONTH: 30}
     assert (entry.points, entry.balance, entry.lifetime) == (-100, 30, -100)
     assert reversed_(entry) == {
+        "status": "reversed",
         "entry_id": "ann.4",
         "event_id": "event-key-1",
+        "refund_id": "refund",
         "member_id": "ann",
         "points": 100,
         "taken_from": [{"points": 100, "expires_on": None}],

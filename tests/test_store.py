@@ -327,7 +327,7 @@ def test_a_replay_is_recognised_before_anything_else_is_judged() -> None:
         (workers.redeem("ana", "k", points=51), "insufficient_points"),
         (workers.redeem("nobody", "k", points=1), "member_not_found"),
         (workers.award("e", "nobody"), "member_not_found"),
-        (workers.reverse("unheard-of", "return"), "event_not_found"),
+        (workers.reverse("check-in:unheard-of", "return"), "event_not_found"),
         (workers.enrol("ana", name="Another"), "member_exists"),
         (workers.award("e", "ana", occurred_at="2026-03-19T12:00:00Z"), "event_in_future"),
     ],
@@ -618,7 +618,8 @@ def test_what_fell_due_before_a_command_stands_in_its_entry_as_a_row_of_its_own(
 def test_every_entry_under_a_key_is_found_beside_the_award() -> None:
     done(workers.purchase("order-1", "ana", 1000))
     done(workers.reverse("order-1", "return-1"))
-    found = edge.store().entries("shop", "e#order-1")
+    found, waiting = edge.store().standing("shop", "e#order-1")
+    assert waiting == []
     assert [(entry.sort, entry.kind) for entry in found] == [
         ("0", "award"),
         ("r#return-1", "reverse"),

@@ -19,6 +19,8 @@ BASE = "/v1/programs/{program_id}"
 ADMIN = {"loyalty/admin"}
 SHOP = {"loyalty/admin", "loyalty/staff", "loyalty/merchant"}
 ANYONE = SHOP | {"loyalty/member"}
+STAFF = {"loyalty/admin", "loyalty/staff"}
+OWN = STAFF | {"loyalty/member"}
 
 # function module → route → scopes of which one is enough; None: open to everyone.
 ROUTES: dict[str, dict[str, set[str] | None]] = {
@@ -27,7 +29,27 @@ ROUTES: dict[str, dict[str, set[str] | None]] = {
         f"POST {BASE}/awards": SHOP,
         f"POST {BASE}/reversals": SHOP,
     },
-    "redeem": {f"POST {BASE}/redemptions": ANYONE},
+    "redeem": {
+        f"POST {BASE}/redemptions": ANYONE,
+        f"POST {BASE}/redemptions/{{redemption_id}}/capture": SHOP,
+        f"POST {BASE}/redemptions/{{redemption_id}}/cancel": SHOP,
+    },
+    "vouchers": {
+        f"GET {BASE}/vouchers/{{code}}": SHOP,
+        f"POST {BASE}/vouchers/{{code}}/use": SHOP,
+    },
+    "transfer": {f"POST {BASE}/transfers": ANYONE},
+    "staff": {
+        f"POST {BASE}/adjustments": STAFF,
+        f"GET {BASE}/adjustments": STAFF,
+        f"POST {BASE}/adjustments/{{adjustment_id}}/approve": STAFF,
+        f"POST {BASE}/adjustments/{{adjustment_id}}/refuse": STAFF,
+        f"POST {BASE}/members/{{member_id}}/merge": STAFF,
+        f"POST {BASE}/members/{{member_id}}/block": STAFF,
+        f"POST {BASE}/members/{{member_id}}/unblock": STAFF,
+        f"POST {BASE}/members/{{member_id}}/close": STAFF,
+        f"POST {BASE}/members/{{member_id}}/tier": STAFF,
+    },
     "check_in": {f"POST {BASE}/check-ins": ANYONE},
     "pages": {
         "GET /c/{code}": None,
@@ -38,11 +60,14 @@ ROUTES: dict[str, dict[str, set[str] | None]] = {
     "balance": {
         f"GET {BASE}/members/{{member_id}}/balance": ANYONE,
         f"GET {BASE}/members/{{member_id}}/entries": ANYONE,
+        f"GET {BASE}/members/{{member_id}}/rewards": ANYONE,
     },
     "members": {
         f"POST {BASE}/members": SHOP,
         f"GET {BASE}/members/{{member_id}}": ANYONE,
         f"PATCH {BASE}/members/{{member_id}}": ANYONE,
+        f"DELETE {BASE}/members/{{member_id}}": OWN,
+        f"GET {BASE}/members/{{member_id}}/export": OWN,
     },
     "admin": {
         f"PUT {BASE}/program": ADMIN,
@@ -53,7 +78,7 @@ ROUTES: dict[str, dict[str, set[str] | None]] = {
         "GET /program.schema.json": None,
     },
 }
-WITHOUT_ROUTES = {"expire", "stream", "pre_token"}
+WITHOUT_ROUTES = {"expire", "stream", "publish", "pre_token"}
 
 READ_ACCOUNTS = {"GetItem AccountsTable"}
 READ_LEDGER = {
@@ -63,18 +88,26 @@ READ_RECORDS = {"GetItem RecordsTable", "Query RecordsTable"}
 READ = READ_ACCOUNTS | READ_LEDGER | READ_RECORDS
 COMMIT = {"PutItem AccountsTable in a transaction", "PutItem LedgerTable in a transaction"}
 DRAW = {f"{action} RecordsTable in a transaction" for action in ("PutItem", "UpdateItem")}
+REMOVE = {"DeleteItem RecordsTable in a transaction"}
 # function module → everything that it may do with the tables.
 ACCESS: dict[str, set[str]] = {
     "award": READ | COMMIT | DRAW,
     "simulate": READ_ACCOUNTS | READ_RECORDS | {"Query LedgerTable/index/history"},
-    "redeem": READ | COMMIT | {"PutItem RecordsTable in a transaction"},
+    "redeem": READ | COMMIT | DRAW,
+    "vouchers": READ_RECORDS | {"PutItem RecordsTable", "UpdateItem RecordsTable"},
+    "transfer": READ | COMMIT | DRAW,
+    "staff": READ | COMMIT | DRAW | REMOVE | {"PutItem RecordsTable"},
     "check_in": READ | COMMIT | DRAW,
     "pages": READ_RECORDS,
     "balance": READ,
-    "members": READ | COMMIT | DRAW | {"PutItem RecordsTable"},
+    "members": READ | COMMIT | DRAW | REMOVE | {"PutItem RecordsTable"},
     "admin": READ_RECORDS | {"PutItem RecordsTable"},
     "expire": READ | COMMIT | DRAW | {"Scan AccountsTable"},
     "stream": {
+        f"{action} LedgerTable.StreamArn"
+        for action in ("DescribeStream", "GetRecords", "GetShardIterator")
+    },
+    "publish": {
         f"{action} LedgerTable.StreamArn"
         for action in ("DescribeStream", "GetRecords", "GetShardIterator")
     },
@@ -286,7 +319,11 @@ def test_nobody_updates_deletes_or_scans_the_ledger_or_puts_outside_of_a_transac
     assert "PutItem LedgerTable" not in ledger
     assert "PutItem AccountsTable" not in everything
     changing = {access for access in everything if re.match("Update|Delete|Batch|PartiQL", access)}
-    assert changing == {"UpdateItem RecordsTable in a transaction"}  # budgets
+    assert changing == {
+        "UpdateItem RecordsTable in a transaction",  # budgets and stock
+        "UpdateItem RecordsTable",  # counted guesses at vouchers
+        "DeleteItem RecordsTable in a transaction",  # what is personal
+    }
 
 
 def test_only_the_sweep_scans_and_only_accounts(template: Template) -> None:
@@ -466,9 +503,22 @@ def test_a_segment_is_not_handed_out_twice_while_it_runs(template: Template) -> 
 
 
 def test_the_stream_wakes_its_function_only_for_what_must_not_happen(template: Template) -> None:
-    [mapping] = [source for source in template.sources if source.kind == "stream"]
-    assert (mapping.of, mapping.function.module) == ("LedgerTable", "stream")
-    assert mapping.filters == ({"eventName": ["MODIFY", "REMOVE"]},)
+    mappings = {s.function.module: s for s in template.sources if s.kind == "stream"}
+    assert mappings.keys() == {"stream", "publish"}
+    assert {mapping.of for mapping in mappings.values()} == {"LedgerTable"}
+    assert mappings["stream"].filters == ({"eventName": ["MODIFY", "REMOVE"]},)
+    assert mappings["publish"].filters == ({"eventName": ["INSERT"]},)
+
+
+def test_notices_go_to_a_bus_of_our_own_and_come_again_where_it_fails(template: Template) -> None:
+    [put] = [s for s in statements(template, "publish") if s["Action"] == "events:PutEvents"]
+    assert put["Resource"] == {"Fn::GetAtt": "PointsBus.Arn"} or put["Resource"] == {
+        "Fn::GetAtt": ["PointsBus", "Arn"]
+    }
+    assert environment(template, "publish")["EVENT_BUS"] == {"Ref": "PointsBus"}
+    assert resource(template, "PublishMapping")["FunctionResponseTypes"] == [
+        "ReportBatchItemFailures"
+    ]
 
 
 def test_work_that_is_given_up_is_kept(template: Template) -> None:
@@ -514,10 +564,15 @@ def test_each_function_has_its_alarms(template: Template, module: str, metric: s
 
 def test_each_queue_of_dead_letters_has_an_alarm(template: Template) -> None:
     queues = [each for each in resources(template, "AWS::SQS::Queue") if "DeadLetters" in each]
-    assert len(queues) == 3
+    assert len(queues) == 4
     for queue in queues:
         watched = json.dumps({"Fn::GetAtt": f"{queue}.QueueName"})
         assert ("AWS/SQS", "ApproximateNumberOfMessagesVisible", watched) in alarms(template)
+
+
+def test_a_sweep_that_falls_behind_has_an_alarm(template: Template) -> None:
+    watched = json.dumps({"Fn::GetAtt": "SweepQueue.QueueName"})
+    assert ("AWS/SQS", "ApproximateAgeOfOldestMessage", watched) in alarms(template)
 
 
 def test_faults_of_the_api_and_changes_of_the_ledger_have_alarms(template: Template) -> None:

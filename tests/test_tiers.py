@@ -634,14 +634,14 @@ def test_advancing_day_by_day_equals_advancing_at_once(story: Story, strides: li
     assert ledger.account
     start = number(local_date(played.now, played.zone))
     end = start + sum(strides)
-    at_once, _ = advance(ledger.program, ledger.account, end)
+    at_once, _ = advance(ledger.program, ledger.account, end, 0)
     step_by_step = ledger.account
     day = start
     for stride in strides:
         day += stride
-        step_by_step, _ = advance(ledger.program, step_by_step, day)
+        step_by_step, _ = advance(ledger.program, step_by_step, day, 0)
     assert step_by_step == at_once
-    assert advance(ledger.program, at_once, end) == (at_once, [])
+    assert advance(ledger.program, at_once, end, 0) == (at_once, [])
 
 
 @settings(max_examples=15)

@@ -32,7 +32,7 @@ from tools.issuer import (
     Issuer,
     is_challenge,
 )
-from tools.triggers import Queues, Sweep
+from tools.triggers import Bus, Queues, Sweep
 
 log = logging.getLogger(__name__)
 
@@ -108,6 +108,7 @@ def routes(
     clock: TestClock,
     sweep: Sweep,
     queues: Queues,
+    bus: Bus,
     members: Sequence[str] = (),
 ) -> list[Route]:
     """The routes under /dev. `members` are the ids that the sign-in page proposes."""
@@ -125,6 +126,9 @@ def routes(
 
     async def keys(_: Request) -> Response:
         return JSONResponse(issuer.jwks())
+
+    async def told(_: Request) -> Response:
+        return JSONResponse({"items": list(bus.events)})
 
     async def configuration(_: Request) -> Response:
         return JSONResponse(issuer.configuration())
@@ -144,6 +148,8 @@ def routes(
             Route(path, queues.endpoint, methods=["POST"])
             for path in ("/dev/sqs", "/dev/sqs/{queue:path}")
         ),
+        *(Route(path, bus.endpoint, methods=["POST"]) for path in ("/dev/bus", "/dev/bus/")),
+        _route("/dev/events", told, "GET"),
     ]
 
 

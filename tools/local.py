@@ -47,7 +47,7 @@ from tools.gateway import Gateway
 from tools.issuer import Authorizer, Issuer
 from tools.runtime import Runtime
 from tools.template import ROOT, Template
-from tools.triggers import Queues, Stream, Sweep
+from tools.triggers import Bus, Queues, Stream, Sweep
 
 DEFAULT_PORT = 8000
 TABLE_PREFIX = "loyalty"
@@ -108,11 +108,12 @@ def serve(port: int, data: Path, demo: bool) -> None:
             gateway = Gateway(template, runtime, authorizer)
             clock = dev.TestClock(edge)
             queues = Queues(template)
+            bus = Bus()
             sweep = Sweep(template, runtime, queues, clock.now)
             members = list(DEMO_MEMBERS) if demo else []
             app = Starlette(
                 routes=[
-                    *dev.routes(issuer, clock, sweep, queues, members),
+                    *dev.routes(issuer, clock, sweep, queues, bus, members),
                     Mount("", app=gateway),
                 ]
             )
@@ -168,15 +169,19 @@ def environment(
     template: Template, endpoint: str, tables: Tables, url: str, issuer: Issuer, data: Path
 ) -> dict[str, str]:
     """The variables under which the handlers run, those of the template as far as it has them."""
-    resources = {
-        "AccountsTable": tables.accounts,
-        "LedgerTable": tables.ledger,
-        "RecordsTable": tables.records,
-    } | {
-        source.of: f"{url}/dev/sqs/{source.of}"
-        for source in template.sources
-        if source.kind == "queue"
-    }
+    resources = (
+        {
+            "AccountsTable": tables.accounts,
+            "LedgerTable": tables.ledger,
+            "RecordsTable": tables.records,
+        }
+        | {
+            source.of: f"{url}/dev/sqs/{source.of}"
+            for source in template.sources
+            if source.kind == "queue"
+        }
+        | {"PointsBus": "local"}
+    )
     return {
         **template.environment(resources),
         **LOCAL_CREDENTIALS,
@@ -184,6 +189,7 @@ def environment(
         "AWS_EC2_METADATA_DISABLED": "true",
         "AWS_ENDPOINT_URL_DYNAMODB": endpoint,
         "AWS_ENDPOINT_URL_SQS": f"{url}/dev/sqs",
+        "AWS_ENDPOINT_URL_EVENTBRIDGE": f"{url}/dev/bus",
         "STAGE": "local",
         "PUBLIC_URL": url,
         "PROGRAM_DELAY_SECONDS": "0",

@@ -29,12 +29,18 @@ PATH_PATTERNS = {
     "member_id": "^[A-Za-z0-9_-]{1,64}$",
     "location_id": "^[A-Za-z0-9_-]{1,64}$",
     "code": "^.{1,512}$",
+    "redemption_id": "^r-[A-Za-z0-9_-]{1,700}$",
+    "adjustment_id": "^a-[A-Za-z0-9_-]{1,700}$",
 }
 QUERY = {
     "limit": ({"type": "integer", "minimum": 1, "maximum": 100, "default": 25}, "Rows a page."),
     "cursor": ({"type": "string"}, "`next_cursor` of the page before."),
     "as_of": ({"type": "string", "format": "date-time"}, "A past time."),
     "version": ({"type": "integer", "minimum": 1}, "A published version."),
+    "status": (
+        {"type": "string", "enum": ["proposed", "approved", "refused", "lapsed"]},
+        "Only those that stand so.",
+    ),
 }
 PROBLEM = {
     "type": "object",
@@ -201,7 +207,8 @@ def _responses(route: Route, schemas: dict[str, Any]) -> dict[str, Any]:
         message = {"application/json": {"schema": {"$ref": "#/components/schemas/GatewayMessage"}}}
         responses["401"] = {"description": "No valid token.", "content": message}
         responses["403"]["content"] |= message
-        responses["429"] = {"description": "Too many requests.", "content": message}
+        ours = responses.get("429", {"description": "Too many requests.", "content": {}})
+        responses["429"] = {**ours, "content": ours["content"] | message}
     return responses
 
 

@@ -105,6 +105,33 @@ class Queues:
         return JSONResponse(answer, media_type="application/x-amz-json-1.0")
 
 
+class Bus:
+    """The template's event bus: it keeps what was put on it last, for whoever wants to look."""
+
+    def __init__(self, most: int = 1000) -> None:
+        self.events: deque[dict[str, Any]] = deque(maxlen=most)
+
+    async def endpoint(self, request: Request) -> Response:
+        """PutEvents."""
+        operation = request.headers.get("x-amz-target", "").partition(".")[2]
+        if operation != "PutEvents":
+            return JSONResponse({"__type": "UnsupportedOperation"}, 400)
+        entries = json.loads(await request.body())["Entries"]
+        for entry in entries:
+            told = {
+                "source": entry["Source"],
+                "detail-type": entry["DetailType"],
+                "time": entry["Time"],
+                "detail": json.loads(entry["Detail"]),
+            }
+            self.events.append(told)
+        answer = {
+            "FailedEntryCount": 0,
+            "Entries": [{"EventId": str(uuid.uuid4())} for _ in entries],
+        }
+        return JSONResponse(answer, media_type="application/x-amz-json-1.1")
+
+
 class Sweep:
     """The schedule: invokes its functions, then delivers what they queued until nothing is left."""
 
@@ -215,7 +242,7 @@ class Stream(threading.Thread):
                 self._read_shard(source, arn, shard["ShardId"])
 
     def _read_shard(self, source: Source, arn: str, shard_id: str) -> None:
-        place = f"{arn}/{shard_id}"
+        place = f"{source.function.logical_id} {arn}/{shard_id}"
         reached = self._reached.get(place)
         start: dict[str, str] = (
             {"ShardIteratorType": "AFTER_SEQUENCE_NUMBER", "SequenceNumber": reached}

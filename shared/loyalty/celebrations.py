@@ -12,9 +12,9 @@ from typing import Final, Literal
 
 from loyalty.commands import Event
 from loyalty.dates import day_begins, day_number, from_day_number, milliseconds
-from loyalty.decisions import Decision, Draft, Guard
+from loyalty.decisions import Decision, Draft, Guard, may_earn
 from loyalty.earning import granted
-from loyalty.limits import Usage
+from loyalty.limits import Usage, token
 from loyalty.model import Account, Day, Known
 from loyalty.rules import Rulebook
 
@@ -45,7 +45,7 @@ def feasts(today: date) -> list[int]:
 def due(rulebook: Rulebook, account: Account, today: Day) -> Iterator[Celebration]:
     """What the member celebrates on `today` or has in the last days, not before enrolment."""
     joined_on = account.joined_on
-    if joined_on is None:
+    if joined_on is None or account.status not in ("", "blocked"):
         return
     joined = from_day_number(joined_on)
     for days in range(CAUGHT_UP_DAYS + 1):
@@ -72,6 +72,7 @@ def celebrate(
 ) -> Decision | None:
     """What the rules give for the day, dated by it; None where they give nothing."""
     draft = Draft(rulebook, known.account(member_id), now)
+    may_earn(draft.account)
     on = from_day_number(celebration.on)
     # Noon exists on every day of every zone; no event is dated after the moment it is recorded.
     noon = day_begins(on, rulebook.program.zone) + timedelta(hours=12)
@@ -83,9 +84,14 @@ def celebrate(
         attributes={},
     )
     usage = Usage(draft.before, on, rulebook.program.zone, known.history)
+    # Kept with the account too, so that two that are merged are not paid twice for one day.
+    once = token("once", celebration.kind)
+    if usage.used("year", once):
+        return None
     evaluation = rulebook.evaluate(draft.account, event, occurred_at, usage, known.budgets)
     if not evaluation.points:
         return None
     guard = celebration.guard(draft.before)
-    entry = granted(draft, celebration.kind, guard, event, occurred_at, evaluation)
+    counts = (usage.count("year", once, 1),)
+    entry = granted(draft, celebration.kind, guard, event, occurred_at, evaluation, counts=counts)
     return Decision((entry,), draws=evaluation.draws)

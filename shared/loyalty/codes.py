@@ -84,7 +84,7 @@ def voucher_code(secrets: Secrets, version: int, program_id: str, redemption_id:
 def voucher_hash(code: str) -> str:
     """Under which a voucher is looked up, however it was typed."""
     normal = code.upper().replace("-", "").replace(" ", "")
-    return sha256(f"voucher {normal}".encode()).hexdigest()[:40]
+    return sha256(f"voucher {normal}".encode("utf-8", "replace")).hexdigest()[:40]
 
 
 def referral_code(program_id: str, member_id: str, salt: int) -> str:

@@ -5,6 +5,7 @@ offset (kept as milliseconds since 1970-01-01T00:00Z).
 """
 
 import re
+from collections.abc import Sequence
 from datetime import date, datetime
 from typing import Annotated, Any, Self
 from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
@@ -116,6 +117,10 @@ MemberId = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9_-]{1,64}$")]
 Key = Annotated[str, StringConstraints(min_length=1, max_length=128), AfterValidator(_printable)]
 """An id that shops choose (event, refund, order, Idempotency-Key), compared by exact bytes."""
 Label = Annotated[str, StringConstraints(min_length=1, max_length=128), AfterValidator(_clean)]
+RedemptionId = Annotated[
+    str, StringConstraints(min_length=1, max_length=700), AfterValidator(_clean)
+]
+"""Made of an Idempotency-Key: 128 characters of up to four bytes, in base 64."""
 Text = Annotated[str, StringConstraints(min_length=1, max_length=256), AfterValidator(_clean)]
 Amount = Annotated[int, Field(ge=0, le=MAX_POINTS)]
 Attribute = Annotated[
@@ -149,20 +154,24 @@ class Purchase(Body):
     tax: Amount = 0
     shipping: Amount = 0
     paid_with_points: Amount = 0
-    redemption_ids: Annotated[list[Label], Field(max_length=20)] = []
+    redemption_ids: Annotated[list[RedemptionId], Field(max_length=20)] = []
 
     @model_validator(mode="after")
     def _lines_are_named_once(self) -> Self:
-        seen = set()
-        for line in self.lines:
-            if line.line_id in seen:
-                raise PydanticCustomError(
-                    "duplicate_line_id",
-                    "two lines have the id {line_id}",
-                    {"line_id": line.line_id},
-                )
-            seen.add(line.line_id)
+        _named_once(self.lines)
         return self
+
+
+def _named_once(lines: "Sequence[Line | ReturnedLine]") -> None:
+    seen = set()
+    for line in lines:
+        if line.line_id in seen:
+            raise PydanticCustomError(
+                "duplicate_line_id",
+                "two lines have the id {line_id}",
+                {"line_id": line.line_id},
+            )
+        seen.add(line.line_id)
 
 
 class Event(Body):
@@ -190,11 +199,17 @@ class Event(Body):
 
 
 class ReturnedLine(Body):
-    """One line that came back, by quantity or by amount."""
+    """One line that came back: by quantity, by amount, or (neither) all that is left of it."""
 
     line_id: Key
     quantity: Annotated[int, Field(ge=1, le=1_000_000_000)] | None = None
     amount: Annotated[int, Field(ge=1, le=MAX_POINTS)] | None = None
+
+    @model_validator(mode="after")
+    def _is_one_kind(self) -> Self:
+        if self.quantity is not None and self.amount is not None:
+            raise PydanticCustomError("exactly_one", "give quantity or amount, not both")
+        return self
 
 
 class SimulatedLot(Body):
@@ -237,6 +252,13 @@ class Reversal(Body):
     lines: Annotated[list[ReturnedLine], Field(min_length=1, max_length=MAX_LINES)] | None = None
     amount: Annotated[int, Field(ge=1, le=MAX_POINTS)] | None = None
 
+    @model_validator(mode="after")
+    def _is_one_kind(self) -> Self:
+        if self.lines is not None and self.amount is not None:
+            raise PydanticCustomError("exactly_one", "give lines or amount, not both")
+        _named_once(self.lines or ())
+        return self
+
 
 class Redemption(Body):
     """Points spent: on a reward, or plainly."""
@@ -260,6 +282,51 @@ class Order(Body):
     order_id: Key
     amount: Amount
     currency: Annotated[str, StringConstraints(pattern=r"^[A-Z]{3}$")]
+
+
+class Transfer(Body):
+    """Points from one member to another. Members send their own, shops name the sender."""
+
+    from_member_id: MemberId | None = None
+    to_member_id: MemberId
+    points: Annotated[int, Field(ge=1, le=MAX_POINTS)]
+
+
+class Adjustment(Body):
+    """Points that staff give or take. The note may be personal: it is kept with the profile."""
+
+    member_id: MemberId
+    points: Annotated[int, Field(ge=-MAX_POINTS, le=MAX_POINTS)]
+    reason_code: Label
+    note: Annotated[str, StringConstraints(min_length=1, max_length=2000)] | None = None
+    expires_on: Day | None = None
+
+    @model_validator(mode="after")
+    def _moves_something(self) -> Self:
+        if not self.points:
+            raise PydanticCustomError("out_of_range", "must not be 0")
+        if self.points < 0 and self.expires_on is not None:
+            raise PydanticCustomError("does_not_belong", "only points that are given expire")
+        return self
+
+
+class Merge(Body):
+    """The member that stays."""
+
+    into_member_id: MemberId
+
+
+class SetTier(Body):
+    """A tier set by staff, gone at 00:00 of `until`; without one, what was set is taken off."""
+
+    tier_id: Label | None = None
+    until: Day | None = None
+
+    @model_validator(mode="after")
+    def _ends(self) -> Self:
+        if (self.tier_id is None) != (self.until is None):
+            raise PydanticCustomError("exactly_one", "give tier_id and until, or neither")
+        return self
 
 
 class Scan(Body):

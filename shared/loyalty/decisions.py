@@ -4,8 +4,9 @@ A decision is a pure function of (program version, account, command, now). It dr
 commit writes the entry and the account it leads to in one transaction, or nothing.
 """
 
-from base64 import urlsafe_b64encode
-from collections.abc import Iterable, Mapping
+import binascii
+from base64 import urlsafe_b64decode, urlsafe_b64encode
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from datetime import date, datetime
 from hashlib import sha256
@@ -13,9 +14,21 @@ from typing import Any
 
 from loyalty import tiers
 from loyalty.commands import CHECK_IN_EVENT
-from loyalty.dates import day_number, from_milliseconds, local_date
-from loyalty.lots import advance, due_on
-from loyalty.model import MAX_POINTS, Account, Count, Day, Entry, Kind, Posting, Refusal, added
+from loyalty.dates import day_number, from_day_number, from_milliseconds, local_date, window
+from loyalty.limits import token
+from loyalty.lots import advance, due_on, inactive_on
+from loyalty.model import (
+    MAX_POINTS,
+    Account,
+    Count,
+    Day,
+    Entry,
+    Hold,
+    Kind,
+    Posting,
+    Refusal,
+    added,
+)
 from loyalty.rules import Rulebook
 
 
@@ -47,6 +60,37 @@ def redemption_id(entry: Entry) -> str:
     return "r-" + urlsafe_b64encode(key.encode()).decode().rstrip("=")
 
 
+def redemption_partition(identity: str) -> str | None:
+    """Where the redemption of that id stands; None for what cannot be an id."""
+    encoded = identity.removeprefix("r-")
+    try:
+        key = urlsafe_b64decode(encoded.encode() + b"=" * (-len(encoded) % 4)).decode()
+    except (binascii.Error, ValueError):
+        return None
+    usual = "r-" + urlsafe_b64encode(key.encode()).decode().rstrip("=")
+    return key_partition(key) if identity == usual and key and "#" not in key else None
+
+
+def revived_on(draft: "Draft") -> Day | None:
+    """The day from which the member counts as active again where inactivity had run out before
+    points are given; None where it had not."""
+    ran_out = inactive_on(draft.rulebook.program, draft.account) <= draft.today
+    return draft.today if ran_out else None
+
+
+def may_earn(account: Account) -> None:
+    """Refusal `member_closed` for a member who earns nothing any more."""
+    if account.status == "closed":
+        raise Refusal("member_closed", "This membership has ended.")
+
+
+def may_spend(account: Account) -> None:
+    """Refusal `member_blocked` or `member_closed` for a member who may not spend."""
+    may_earn(account)
+    if account.status == "blocked":
+        raise Refusal("member_blocked", "This member is blocked: points may come, none may go.")
+
+
 def member_id_from_key(program_id: str, key: str) -> str:
     """The id of a member who was enrolled without one: the same for a repeat of the command."""
     digest = sha256(f"member\0{program_id}\0{key}".encode()).digest()
@@ -55,21 +99,49 @@ def member_id_from_key(program_id: str, key: str) -> str:
 
 @dataclass(frozen=True, slots=True)
 class Record:
-    """An item of the Records table to be created with the entries, by a key not yet taken."""
+    """An item of the Records table to be written with the entries: created under a key not yet
+    taken or, where it was `seen` at a revision, replaced or (without fields) removed. Without
+    either it is removed, whatever it says by now."""
 
     partition: str
     sort: str
-    fields: Mapping[str, Any]
+    fields: Mapping[str, Any] = field(default_factory=dict)
+    seen: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
 class Decision:
-    """Entries to write, one per account touched, the command's own first; new records; and the
-    points drawn from budgets by id (below zero: given back)."""
+    """Entries to write, one per account touched, the command's own first; records to create,
+    replace or remove; `closing` the slot (partition, sort) under which no refund may wait any
+    more; the points drawn from budgets and pieces from stocks by id (below zero: given back)."""
 
     entries: tuple[Entry, ...]
     records: tuple[Record, ...] = ()
     draws: Mapping[str, int] = field(default_factory=dict)
+    closing: tuple[str, str] | None = None
+
+    @property
+    def all_draws(self) -> dict[str, int]:
+        """`draws`, less the stock of holds that lapsed before these entries."""
+        draws = dict(self.draws)
+        for posting in (p for entry in self.entries for p in entry.postings):
+            if posting.kind == "lapse" and posting.hold and posting.hold.drew:
+                name = stock_id(posting.hold.reward)
+                draws[name] = draws.get(name, 0) - posting.hold.drew
+        return {name: points for name, points in draws.items() if points}
+
+
+def stock_id(reward_id: str) -> str:
+    """Under which a reward's stock is kept, beside the budgets."""
+    return f"reward:{reward_id}"
+
+
+def given_back(hold: Hold) -> Iterator[Count]:
+    """What a hold that ends without a redemption gives back of its reward's limits."""
+    name = token("reward", hold.reward)
+    on = from_day_number(hold.on)
+    for per in hold.counted:
+        yield Count(per, window(per, on), name, -1)
 
 
 @dataclass(slots=True)
@@ -84,13 +156,15 @@ class Draft:
     recorded_at: int = field(init=False)
     today: Day = field(init=False)
     postings: list[Posting] = field(init=False)
+    lapsed: list[Hold] = field(init=False)
 
     def __post_init__(self) -> None:
         # For one member time never goes back, whatever the clocks of our servers say.
         self.recorded_at = max(self.now, self.before.recorded_at)
         self.today = day_number(self.local_date(self.recorded_at))
         program = self.rulebook.program
-        self.account, self.postings = advance(program, self.before, self.today)
+        self.account, self.postings = advance(program, self.before, self.today, self.recorded_at)
+        self.lapsed = [p.hold for p in self.postings if p.kind == "lapse" and p.hold]
 
     def local_date(self, instant: int) -> date:
         return local_date(from_milliseconds(instant), self.rulebook.program.zone)
@@ -99,7 +173,7 @@ class Draft:
         return from_milliseconds(self.recorded_at)
 
     def post(self, posting: Posting) -> None:
-        if posting.lots or posting.pending or posting.debt:
+        if posting.lots or posting.pending or posting.debt or posting.held:
             self.account = self.account.posted(posting)
             self.postings.append(posting)
 
@@ -111,10 +185,15 @@ class Draft:
         occurred_at: int | None = None,
         active_on: Day | None = None,
         qualifying: tuple[tuple[Day, int], ...] = (),
+        dropped: tuple[tuple[Day, int], ...] = (),
         counts: Iterable[Count] = (),
         **rest: Any,
     ) -> Entry:
-        """The entry that says all that was drafted; what it granted too late goes at once."""
+        """The entry that says all that was drafted; what it granted too late goes at once.
+
+        `qualifying` counts towards a tier from now on, `dropped` counts no more, and the drafted
+        account is without it already.
+        """
         program = self.rulebook.program
         at = self.recorded_at if occurred_at is None else occurred_at
         dated = day_number(self.local_date(at))
@@ -130,9 +209,17 @@ class Draft:
             account = tiers.lowered(program, account, standing, self.today)
         elif qualifying:
             account = tiers.raised(program, account, self.today, dated)
-        account, gone = advance(program, account, self.today)
-        held = account.available + account.pending_points
-        if held > MAX_POINTS and held > self.before.available + self.before.pending_points:
+        if program.notifications.expiring:
+            # Of what comes today the answer tells, and not a notice.
+            account = replace(account, noticed_on=self.today)
+        account, gone = advance(program, account, self.today, self.recorded_at)
+        for hold in self.lapsed:
+            counts = (*counts, *given_back(hold))
+        before_pin = (self.before.pinned, self.before.pinned_until)
+        repinned = (account.pinned, account.pinned_until) != before_pin
+        points = account.available + account.pending_points + account.held
+        before = self.before.available + self.before.pending_points + self.before.held
+        if points > MAX_POINTS and points > before:
             raise Refusal("too_many_points", f"A member may hold at most {MAX_POINTS} points.")
         return Entry(
             program_id=self.before.program_id,
@@ -149,9 +236,12 @@ class Draft:
             balance=account.balance,
             active_on=None if active == self.before.active_on else active,
             due_on=due_on(program, account),
-            qualifying=(*qualifying, *outdated),
+            qualifying=(*qualifying, *outdated, *dropped),
             counts=tuple(sorted(counts, key=lambda count: (count.per, count.name))),
             tier=None if account.tier == self.before.tier else account.tier,
             tier_until=account.tier_until,
+            pinned=account.pinned if repinned else None,
+            pinned_until=account.pinned_until if repinned else None,
+            noticed_on=account.noticed_on,
             **rest,
         )

@@ -1,20 +1,21 @@
 """Decisions that grant points: enrolment, awards, check-ins."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from datetime import date
 from typing import Any
 
-from loyalty import referrals, tiers
+from loyalty import referrals, refunds, tiers
 from loyalty.codes import Secrets, read_check_in_code
 from loyalty.commands import Enrolment, Event
 from loyalty.dates import day_number, milliseconds, rfc3339
-from loyalty.decisions import Decision, Draft, Guard, Record
+from loyalty.decisions import Decision, Draft, Guard, Record, may_earn
 from loyalty.limits import FUTURE_TOLERANCE, Usage, cooled_down, free_again, token
 from loyalty.lots import credit
-from loyalty.model import Account, Count, Day, Entry, Kind, Known, Refusal
+from loyalty.model import Account, Count, Day, Entry, Kind, Known, Refusal, Waiting
 from loyalty.program import CheckIn, Frequency, Rule
 from loyalty.referrals import Referral
+from loyalty.refunds import Given, Returned
 from loyalty.rules import (
     BUDGET_HIT,
     PROGRAM_BUDGET,
@@ -39,15 +40,19 @@ def award(
     guard: Guard,
     event: Event,
     now: int,
+    waiting: Sequence[Waiting] = (),
+    counts: tuple[Count, ...] = (),
 ) -> Decision:
     """Award what the program's rules give for one event.
 
-    `now` is in milliseconds. An event that earns nothing is recorded all the same. Refusals:
-    `member_not_found`, `event_too_late`, `event_in_future`, `currency_mismatch`,
-    `too_many_points`; it may ask for more to be known: the history where a late event's window
-    has to be counted again, budgets where it draws on them.
+    `now` is in milliseconds. An event that earns nothing is recorded all the same. Refunds that
+    came before it and are `waiting` are carried out in the same entry. Refusals:
+    `member_not_found`, `member_erased`, `member_closed`, `event_too_late`, `event_in_future`,
+    `currency_mismatch`, `too_many_points`; it may ask for more to be known: the history where a
+    late event's window has to be counted again, budgets where it draws on them.
     """
     draft = Draft(rulebook, known.account(event.member_id), now)
+    may_earn(draft.account)
     occurred_at = draft.recorded_at if event.occurred_at is None else event.occurred_at
     _in_time(draft, occurred_at)
     program = rulebook.program
@@ -59,14 +64,79 @@ def award(
         )
     usage = Usage(draft.before, draft.local_date(occurred_at), program.zone, known.history)
     evaluation = rulebook.evaluate(draft.account, event, occurred_at, usage, known.budgets)
-    base = sum(earning_base(program, event.purchase)) if event.purchase else 0
-    referral = (
-        referrals.due(rulebook, known, draft, usage, "first_purchase", base, evaluation.draws)
-        if event.purchase
-        else None
+    before = _returned_before(draft, event, occurred_at, evaluation, waiting)
+    referral = None
+    if event.purchase and not (before and before.whole):
+        base = before.base if before else sum(earning_base(program, event.purchase))
+        drawn = evaluation.draws
+        referral = referrals.due(rulebook, known, draft, usage, "first_purchase", base, drawn)
+    entry = granted(
+        draft,
+        "award",
+        guard,
+        event,
+        occurred_at,
+        evaluation,
+        referral,
+        counts,
+        before=before,
+        known=known,
     )
-    entry = granted(draft, "award", guard, event, occurred_at, evaluation, referral)
-    return _with_referrer(rulebook, entry, evaluation, referral, guard, now)
+    decision = _with_referrer(rulebook, entry, evaluation, referral, guard, now)
+    if before is None:
+        return decision
+    draws = {**decision.draws}
+    for name, points in before.budgets.items():
+        draws[name] = draws.get(name, 0) + points
+    return replace(decision, draws=draws, closing=(guard.partition, slot(len(waiting))))
+
+
+def slot(number: int) -> str:
+    """The sort key of the refund that waits as the `number`-th, counted from 0."""
+    return f"w#{number:03}" if number else "0"
+
+
+def _returned_before(
+    draft: Draft,
+    event: Event,
+    occurred_at: int,
+    evaluation: Evaluation,
+    waiting: Sequence[Waiting],
+) -> Returned | None:
+    """What refunds that were waiting take back of the event; None where none was."""
+    if not waiting:
+        return None
+    given = Given(
+        draft.rulebook,
+        event.member_id,
+        event.type,
+        occurred_at,
+        _stored(draft, event, evaluation),
+        stored_explanation(draft.rulebook, evaluation),
+        evaluation.points,
+        0,
+    )
+    return refunds.waited(given, waiting)
+
+
+def _stored(draft: Draft, event: Event, evaluation: Evaluation) -> dict[str, Any]:
+    tier = tiers.tier_of(draft.rulebook.program, draft.account)
+    tier_id = tier.tier_id if tier else ""
+    return refunds.stored_event(draft.rulebook, event, evaluation.line_points, tier_id)
+
+
+def complete_profile(
+    rulebook: Rulebook, known: Known, guard: Guard, event: Event, now: int
+) -> Decision:
+    """Award a completed profile, once and for ever, also where two members became one.
+
+    Refusal `nothing_due` where it was paid before, and those of `award`.
+    """
+    account = known.account(event.member_id)
+    once = Count("ever", 0, token("once", "profile_completed"), 1)
+    if account.counter("ever", 0, once.name):
+        raise Refusal("nothing_due", "This profile was completed before.")
+    return award(rulebook, known, guard, event, now, counts=(once,))
 
 
 def _with_referrer(
@@ -111,13 +181,17 @@ def granted(
     referral: Referral | None = None,
     counts: tuple[Count, ...] = (),
     cooldowns: dict[str, int] | None = None,
+    before: Returned | None = None,
+    known: Known | None = None,
     **rest: Any,
 ) -> Entry:
-    """The entry of an evaluated event, with the referred member's side of a referral."""
+    """The entry of an evaluated event, with the referred member's side of a referral, and less
+    what came back `before` it."""
     occurred_on = draft.local_date(occurred_at)
     day = day_number(occurred_on)
     draft.post(credit(draft.account, "award", day, evaluation.grants, draft.today))
     points = evaluation.points
+    stored = _stored(draft, event, evaluation)
     explanation = stored_explanation(draft.rulebook, evaluation)
     if referral is not None:
         referrals.grant(draft, referral.referred_points, day)
@@ -129,17 +203,24 @@ def granted(
             # What the event drew in all: a reversal gives back just that.
             drawn = explanation.get("b", {})
             explanation["b"] = {**drawn, PROGRAM_BUDGET: drawn.get(PROGRAM_BUDGET, 0) + both}
+    lifetime, qualifying = points, _qualifying(draft, event, day, evaluation.points)
+    if before is not None and known is not None:
+        grants = [posting for posting in draft.postings if posting.kind == "award"]
+        explanation["w"] = before.told
+        explanation |= refunds.take_back(draft, known, None, grants, before.points, {})
+        lifetime -= before.points
+        qualifying = tuple((start, n - before.qualified(n)) for start, n in qualifying)
     return draft.entry(
         kind,
         guard,
         occurred_at=occurred_at,
         active_on=day if points else None,
-        lifetime=points,
-        qualifying=_qualifying(draft, event, day, evaluation.points),
+        lifetime=lifetime,
+        qualifying=tuple(pair for pair in qualifying if pair[1]),
         counts=(*counts, *evaluation.counts),
         cooldowns={**(cooldowns or {}), **evaluation.cooldowns},
         reason=event.type,
-        event=stored_event(draft.rulebook, event, evaluation),
+        event=stored,
         explanation=explanation,
         **rest,
     )
@@ -174,41 +255,6 @@ def _qualifying(draft: Draft, event: Event, day: Day, points: int) -> tuple[tupl
     return ((tiers.bucket(terms, day, draft.before.joined_on or draft.today), amount),)
 
 
-def stored_event(rulebook: Rulebook, event: Event, evaluation: Evaluation) -> dict[str, Any]:
-    """What a refund must know of an event, without what is empty.
-
-    `c` channel, `o` location, `a` attributes that some condition names, `l` lines as
-    [line_id, quantity, amount, points, product, categories, brand, discounted] cut after the last
-    value that says something, `x` tax, `s` shipping, `p` paid with points, `r` redemptions.
-    """
-    stored: dict[str, Any] = {}
-    if event.channel is not None:
-        stored["c"] = event.channel
-    if event.location_id is not None:
-        stored["o"] = event.location_id
-    named = {k: v for k, v in event.attributes.items() if k in rulebook.named_attributes}
-    if named:
-        stored["a"] = named
-    if event.purchase is not None:
-        purchase = event.purchase
-        lines = []
-        for line, points in zip(purchase.lines, evaluation.line_points, strict=True):
-            row = [line.line_id, line.quantity, line.amount, points]
-            row += [line.product_id, line.category_ids, line.brand_id, int(line.discounted)]
-            while not row[-1] and len(row) > 4:
-                row.pop()
-            lines.append(row)
-        stored["l"] = lines
-        extras = {
-            "x": purchase.tax,
-            "s": purchase.shipping,
-            "p": purchase.paid_with_points,
-            "r": purchase.redemption_ids,
-        }
-        stored |= {key: value for key, value in extras.items() if value}
-    return stored
-
-
 def enrol(
     rulebook: Rulebook,
     known: Known,
@@ -225,6 +271,7 @@ def enrol(
     Refusal `member_exists` where the id is taken.
     """
     if known.accounts[member_id] is not None:
+        known.account(member_id)  # one that was erased is not brought back
         raise Refusal("member_exists", "Another member was enrolled under this id.")
     nobody = Account(program_id=rulebook.program.program_id, member_id=member_id)
     groups = tuple(sorted(set(enrolment.groups or ())))
@@ -303,6 +350,7 @@ def check_in(
     """
     location, rules = scanned_location(rulebook, secrets, code)
     draft = Draft(rulebook, known.account(member_id), now)
+    may_earn(draft.account)
     at = draft.recorded_at
     zone = rulebook.program.zone
     if not rules.is_open(draft.instant().astimezone(zone)):

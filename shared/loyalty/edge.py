@@ -11,7 +11,7 @@ import json
 import os
 import re
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass, field, replace
@@ -25,11 +25,12 @@ from aws_lambda_powertools import Logger
 from aws_lambda_powertools.metrics import EphemeralMetrics, MetricUnit
 from pydantic import BaseModel, ValidationError
 
+from loyalty import projections
 from loyalty import store as tables
 from loyalty.codes import Secrets
 from loyalty.dates import milliseconds
 from loyalty.decisions import Guard, key_partition
-from loyalty.model import Refusal
+from loyalty.model import Entry, Refusal
 from loyalty.pages import SignIn
 from loyalty.problems import PROBLEMS
 from loyalty.program import Faults
@@ -46,10 +47,14 @@ PROGRAM_BYTES: Final = 5 * 1024 * 1024
 PAGE_LIMIT: Final = 100
 DEFAULT_PAGE_LIMIT: Final = 25
 RETRY_AFTER_SECONDS: Final = 1
+SCAN_SECONDS: Final = 20.0
+"""How long the sweep waits for one page of accounts."""
 METRICS_NAMESPACE: Final = "Loyalty"
 
 ANYONE: Final[tuple[Role, ...]] = ("admin", "staff", "merchant", "member")
 SHOP: Final[tuple[Role, ...]] = ("admin", "staff", "merchant")
+STAFF: Final[tuple[Role, ...]] = ("admin", "staff")
+OWN: Final[tuple[Role, ...]] = ("admin", "staff", "member")
 ADMIN: Final[tuple[Role, ...]] = ("admin",)
 
 logger = Logger()
@@ -97,6 +102,7 @@ def store() -> Store:
         accounts=os.environ["ACCOUNTS_TABLE"],
         ledger=os.environ["LEDGER_TABLE"],
         records=os.environ["RECORDS_TABLE"],
+        scanner=lambda: tables.connect(SCAN_SECONDS),
     )
 
 
@@ -129,6 +135,11 @@ def publish_delay() -> timedelta:
 def sweep_queue() -> tuple[str, int]:
     """(URL of the queue that the sweep fans out over, number of segments)."""
     return os.environ["SWEEP_QUEUE_URL"], int(os.environ.get("SWEEP_SEGMENTS", "4"))
+
+
+def event_bus() -> str:
+    """The name of the bus on which notices are put."""
+    return os.environ["EVENT_BUS"]
 
 
 # Answers
@@ -520,7 +531,8 @@ def _problem(error: Exception, request_id: str) -> Response:
         logger.warning("request shed", reason=str(error))
     elif status >= 500:
         logger.exception("request failed", code=code)
-    headers = {"Retry-After": str(RETRY_AFTER_SECONDS)} if status in (429, 503) else {}
+    wait = more.get("retry_after_seconds", RETRY_AFTER_SECONDS)
+    headers = {"Retry-After": str(wait)} if status in (429, 503) else {}
     body = {
         "type": f"urn:loyalty-points:problem:{code}",
         "title": title,
@@ -590,3 +602,85 @@ def position(cursor: str) -> str:
         return base64.urlsafe_b64decode(cursor.encode() + b"=" * (-len(cursor) % 4)).decode()
     except (binascii.Error, ValueError):
         raise Problem("invalid_query", "The cursor is not one of ours.") from None
+
+
+# A member's history, which several routes show
+
+
+def history_page(request: Request, member_id: str) -> projections.HistoryPage:
+    """One page of a member's history, newest first; of the one that it was merged into, if it was.
+
+    Refusals: `member_not_found`, `member_erased`; Problem `invalid_query`.
+    """
+    limit, after = request.page()
+    before, skipped, is_alias = _place(after)
+    shown_id = member_id
+    if is_alias:
+        shown_id = store().member(request.program_id, member_id).member_id
+    # One entry may have been shown to its end on the page before, one tells whether there is more.
+    found = store().history_page(request.program_id, shown_id, limit=limit + 2, before=before)
+    if before is None and (not found or found[0].status in ("merged", "erased")):
+        # An empty history, no such member, or one whose history goes on elsewhere or nowhere.
+        shown_id = store().member(request.program_id, member_id).member_id
+        if shown_id != member_id:
+            is_alias = True
+            found = store().history_page(request.program_id, shown_id, limit=limit + 2)
+    rows, place = _rows(request.program_id, found, before, skipped, limit)
+    return {
+        "items": rows,
+        "next_cursor": None if place is None else cursor(f"{place}{'.m' if is_alias else ''}"),
+    }
+
+
+def whole_history_page(request: Request, member_ids: Sequence[str]) -> projections.HistoryPage:
+    """One page of all that one person did under these ids: one id after the other, each newest
+    first. Problem `invalid_query`."""
+    limit, after = request.page()
+    ids = list(member_ids)
+    place: str | None = None
+    if after is not None:
+        first, _, place = position(after).partition(":")
+        if first not in ids:
+            raise Problem("invalid_query", "The cursor is not one of ours.")
+        ids = ids[ids.index(first) :]
+    items: list[projections.HistoryRow] = []
+    for member_id in ids:
+        left = limit - len(items)
+        if not left:
+            return {"items": items, "next_cursor": cursor(f"{member_id}:")}
+        before, skipped, _ = _place(cursor(place) if place else None)
+        found = store().history_page(request.program_id, member_id, limit=left + 2, before=before)
+        rows, place = _rows(request.program_id, found, before, skipped, left)
+        items += rows
+        if place is not None:
+            return {"items": items, "next_cursor": cursor(f"{member_id}:{place}")}
+    return {"items": items, "next_cursor": None}
+
+
+def _rows(
+    program_id: str, found: Sequence[Entry], before: int | None, skipped: int, limit: int
+) -> tuple[list[projections.HistoryRow], str | None]:
+    """(Up to `limit` rows of these entries, the place to go on from if there are more.)"""
+    rows: list[tuple[str, projections.HistoryRow]] = []
+    for entry in found:
+        rulebook = store().rulebook(program_id, entry.version)
+        shown = skipped if entry.seq + 1 == before else 0
+        for number, row in enumerate(projections.history_rows(rulebook, entry)):
+            if number >= shown:
+                rows.append((f"{entry.seq}.{number + 1}", row))
+        if len(rows) > limit:
+            break
+    place = rows[limit - 1][0] if len(rows) > limit else None
+    return [row for _, row in rows[:limit]], place
+
+
+def _place(after: str | None) -> tuple[int | None, int, bool]:
+    """(read entries below this number, rows of the newest of them to skip, whether the member is
+    an alias)."""
+    if after is None:
+        return None, 0, False
+    seq, _, rest = position(after).partition(".")
+    rows, _, alias = rest.partition(".")
+    if not (seq.isdecimal() and rows.isdecimal() and alias in ("", "m") and len(after) < 40):
+        raise Problem("invalid_query", "The cursor is not one of ours.")
+    return int(seq) + 1, int(rows), alias == "m"

@@ -24,9 +24,9 @@ from loyalty.dates import (
     window_start,
 )
 from loyalty.dates import window as window_of
-from loyalty.model import Account, Broken, Count, Entry, History, NeedsHistory
+from loyalty.model import Account, Broken, Count, Entry, History, NeedsHistory, brings_another
 
-type Subject = Literal["points", "times", "program", "location", "once"]
+type Subject = Literal["points", "times", "program", "location", "once", "reward"]
 
 FUTURE_TOLERANCE = timedelta(minutes=5)
 """How far ahead of our clock an event may be dated: clocks of tills run fast."""
@@ -64,11 +64,7 @@ class Usage:
         since = milliseconds(day_begins(start, self._zone) - FUTURE_TOLERANCE)
         if self._history is None or self._history.since > since:
             raise NeedsHistory(since)
-        return _folded(self._own(self._history), per, window, name)
-
-    def _own(self, history: History) -> list[Entry]:
-        """The member's own entries: a history may hold those of a second member too."""
-        return [e for e in history.entries if e.member_id == self._account.member_id]
+        return _folded(self._history.of(self._account.member_id), per, window, name)
 
     def count(self, per: Per, name: str, by: int) -> Count:
         """The addition to make when `by` more is used."""
@@ -87,7 +83,8 @@ class Usage:
         since = at - (longest + FUTURE_TOLERANCE) // timedelta(milliseconds=1)
         if self._history is None or self._history.since > since:
             raise NeedsHistory(since)
-        told = (entry.cooldowns.get(name) for entry in self._own(self._history))
+        own = self._history.of(self._account.member_id)
+        told = (entry.cooldowns.get(name) for entry in own)
         return [last, *(paid for paid in told if paid is not None)]
 
     def _window(self, per: Per) -> int:
@@ -105,6 +102,7 @@ def _folded(history: Iterable[Entry], per: Per, window: int, name: str) -> int:
     return sum(
         count.by
         for entry in history
+        if not brings_another(entry)  # what it brings stands in the other's entries too
         for count in entry.counts
         if (count.per, count.window, count.name) == (per, window, name)
     )

@@ -15,11 +15,13 @@ from loyalty.dates import (
     Rounding,
     day_number,
     from_day_number,
+    from_milliseconds,
+    local_date,
     minus,
     plus,
     round_up,
 )
-from loyalty.model import NEVER, Account, Broken, Day, Kind, Posting
+from loyalty.model import NEVER, Account, Broken, Day, Hold, Kind, Posting
 from loyalty.program import Expiry, MonthDay, Program
 
 
@@ -91,23 +93,68 @@ def due_on(program: Program, account: Account) -> Day | None:
     tier_due = tiers.due_on(program, account)
     if tier_due is not None:
         due = min(due, tier_due)
+    if account.holds:
+        due = min(due, _lapses_on(program, account.holds[0][0]))
+    if program.notifications.expiring:
+        due = min(due, _notice(program, account)[0])
     return None if due >= NEVER else due
 
 
-def advance(program: Program, account: Account, today: Day) -> tuple[Account, list[Posting]]:
-    """The account as it stands on `today`, and the postings that fell due on the way, in order.
+def _notice(program: Program, account: Account) -> tuple[Day, list[tuple[Day, int]]]:
+    """The next day on which the member is to be told of points that will expire (NEVER for none),
+    and which, as (expires_on, points)."""
+    after = account.noticed_on
+    if after is None:
+        # Nobody is told what was due before notices were asked for.
+        after = day_number(local_date(from_milliseconds(account.recorded_at), program.zone))
+    due: dict[Day, list[tuple[Day, int]]] = {}
+    for gone, points in expiring(program, account):
+        for ahead in program.notifications.expiring:
+            try:
+                day = day_number(minus(from_day_number(gone), ahead))
+            except OverflowError:
+                continue
+            if day > after:
+                due.setdefault(day, []).append((gone, points))
+    return min(due.items(), default=(NEVER, []))
 
-    On one day activations come before expiries. Advancing day by day equals advancing at once,
-    and advancing twice equals advancing once.
+
+def _lapses_on(program: Program, hold: Hold) -> Day:
+    return day_number(local_date(from_milliseconds(hold.until), program.zone))
+
+
+def advance(
+    program: Program, account: Account, today: Day, at: int
+) -> tuple[Account, list[Posting]]:
+    """The account as it stands at the instant `at` (milliseconds) of the day `today`, and the
+    postings that fell due on the way, in order.
+
+    On one day activations come before expiries, and both before holds that lapse. Advancing step
+    by step equals advancing at once, and advancing twice equals advancing once.
     """
     postings: list[Posting] = []
     while True:
-        due = due_on(program, account)
+        lapsing = account.holds[0][0] if account.holds else None
+        resting = replace(account, holds=()) if lapsing else account
+        due = due_on(program, resting)
+        if lapsing and lapsing.until <= at and (due is None or due > _lapses_on(program, lapsing)):
+            posting = released(account, "lapse", _lapses_on(program, lapsing), lapsing.key)
+            if postings and posting.on < postings[-1].on:
+                posting = replace(posting, on=postings[-1].on)
+            postings.append(posting)
+            account = account.posted(posting)
+            continue
         if due is None or due > today:
             return account, postings
         if due == tiers.due_on(program, account):
             account = tiers.fallen(program, account, due)
             continue
+        if program.notifications.expiring:
+            day, told = _notice(program, account)
+            if day == due:
+                account = replace(account, noticed_on=day)
+                postings.append(Posting("notice", day, told=tuple(told)))
+                continue
         started = tuple(part for part in account.pending if part[0] <= due)
         if started:
             posting = _activation(account, due, started)
@@ -124,6 +171,15 @@ def advance(program: Program, account: Account, today: Day) -> tuple[Account, li
             posting = replace(posting, on=postings[-1].on)
         postings.append(posting)
         account = account.posted(posting)
+
+
+def released(account: Account, kind: Kind, on: Day, key: str) -> Posting:
+    """The end of a hold without a redemption: its points go back to the lots they came from, at
+    their old dates, after any debt is paid."""
+    [(hold, lots)] = [pair for pair in account.holds if pair[0].key == key]
+    kept, paid = _paying_debt(lots, account.debt)
+    held = sum(points for _, points in lots)
+    return Posting(kind, on, lots=kept, debt=-paid, held=-held, hold=hold)
 
 
 def _activation(account: Account, on: Day, parts: Sequence[tuple[Day, Day, int]]) -> Posting:

@@ -31,12 +31,29 @@ type Kind = Literal[
     "birthday",
     "anniversary",
     "redeem",
+    "hold",
+    "capture",
+    "cancel",
+    "lapse",
     "reverse",
+    "transfer",
+    "adjust",
+    "merge",
     "expire",
     "activate",
+    "notice",
     "tier",
     "update",
+    "block",
+    "unblock",
+    "close",
+    "erase",
 ]
+type Status = Literal["", "blocked", "closed", "merged", "erased"]
+"""What a member may do: everything; earn but not spend; nothing any more."""
+
+BY_ITSELF: Final = frozenset({"expire", "activate", "lapse", "notice"})
+"""Kinds of postings that time makes, whatever command they are written down with."""
 
 
 class Refusal(Exception):
@@ -84,12 +101,28 @@ class NeedsAccount(Exception):
 
 
 @dataclass(frozen=True, slots=True)
+class Hold:
+    """Points reserved under a redemption's `key`, from the day `on` until an instant (milliseconds)
+    at which they lapse; `reward` where one is reserved, `drew` how many pieces of its stock, and
+    `counted` the kinds of windows in which it counts towards the reward's limits."""
+
+    key: str
+    until: int
+    on: Day
+    reward: str = ""
+    drew: int = 0
+    counted: tuple[Per, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
 class Posting:
     """One movement of points, as history shows it.
 
-    `lots` (expires_on, change), `pending` (available_on, expires_on, change) and the change of
-    `debt` say where the points came from and went to; they always sum to `points`, the signed
-    change of available + pending − debt. `on` is the day it is dated.
+    `lots` (expires_on, change), `pending` (available_on, expires_on, change), the change of `held`
+    and of `debt` say where the points came from and went to; they always sum to `points`, the
+    signed change of available + pending + held − debt. `hold` is the one that begins (`held` above
+    zero: it holds what `lots` lose) or ends. `on` is the day it is dated. A notice moves nothing:
+    it has `told` of points that will expire, as (expires_on, points).
     """
 
     kind: Kind
@@ -97,10 +130,13 @@ class Posting:
     lots: tuple[tuple[Day, int], ...] = ()
     pending: tuple[tuple[Day, Day, int], ...] = ()
     debt: int = 0
+    held: int = 0
+    hold: Hold | None = None
+    told: tuple[tuple[Day, int], ...] = ()
 
     @property
     def points(self) -> int:
-        return self.balance_change + sum(change for _, _, change in self.pending)
+        return self.balance_change + self.held + sum(change for _, _, change in self.pending)
 
     @property
     def balance_change(self) -> int:
@@ -135,6 +171,9 @@ class Entry:
     without gaps. `event` keeps what a refund must know, `explanation` why an award is what it
     is, `answer` what the first answer held and nothing else can tell; all three are JSON values
     whose keys their owners document. `hash` chains the stored bytes to the entry before it.
+
+    `birthday` goes to the account alone and is not stored with the entry: it is personal, and the
+    ledger is for ever.
     """
 
     program_id: str
@@ -157,9 +196,14 @@ class Entry:
     joined_on: Day | None = None
     birthday: int | None = None
     referrer: str | None = None
+    status: Status | None = None
+    merged_into: str | None = None
     qualifying: tuple[tuple[Day, int], ...] = ()
     tier: str | None = None
     tier_until: Day | None = None
+    pinned: str | None = None
+    pinned_until: Day | None = None
+    noticed_on: Day | None = None
     reason: str = ""
     event: Any = None
     explanation: Any = None
@@ -175,9 +219,9 @@ class Entry:
     @property
     def own_postings(self) -> tuple[Posting, ...]:
         """The postings without those that fell due by themselves, which are all of a sweep's."""
-        if self.kind == "expire":
+        if self.kind in BY_ITSELF:
             return self.postings
-        return tuple(p for p in self.postings if p.kind not in ("expire", "activate"))
+        return tuple(p for p in self.postings if p.kind not in BY_ITSELF)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -186,10 +230,12 @@ class Account:
 
     `lots` are (expires_on, points), ascending, one per date, never empty ones; `pending` are
     (available_on, expires_on, points), ascending. `counters` hold the current window of each
-    kind only; `cooldowns` the last time (milliseconds) by name. `due_on` is the due date;
+    kind only; `cooldowns` the last time (milliseconds) by name. `holds` are open ones with the
+    lots that they were taken from, the first to lapse first. `due_on` is the due date;
     `birthday` the month and day as MMDD (0: unknown), `referrer` the member who brought this one;
     `qualifying` are (first day of the bucket, amount), `tier` is empty until one was reached and
-    kept at least until `tier_until`.
+    kept at least until `tier_until`; staff have `pinned` another one in its place before
+    `pinned_until`. Up to `noticed_on` the member has been told of points that will expire.
     """
 
     program_id: str
@@ -197,6 +243,7 @@ class Account:
     seq: int = 0
     lots: tuple[tuple[Day, int], ...] = ()
     pending: tuple[tuple[Day, Day, int], ...] = ()
+    holds: tuple[tuple[Hold, tuple[tuple[Day, int], ...]], ...] = ()
     debt: int = 0
     lifetime: int = 0
     counters: Mapping[Per, Counts] = field(default_factory=dict)
@@ -205,9 +252,14 @@ class Account:
     joined_on: Day | None = None
     birthday: int = 0
     referrer: str = ""
+    status: Status = ""
+    merged_into: str = ""
     qualifying: tuple[tuple[Day, int], ...] = ()
     tier: str = ""
     tier_until: Day | None = None
+    pinned: str = ""
+    pinned_until: Day | None = None
+    noticed_on: Day | None = None
     active_on: Day | None = None
     due_on: Day | None = None
     recorded_at: int = 0
@@ -220,6 +272,10 @@ class Account:
     @property
     def pending_points(self) -> int:
         return sum(points for _, _, points in self.pending)
+
+    @property
+    def held(self) -> int:
+        return sum(points for _, lots in self.holds for _, points in lots)
 
     @property
     def balance(self) -> int:
@@ -241,7 +297,28 @@ class Account:
             lots=lots,
             pending=tuple((start, end, points) for (start, end), points in pending),
             debt=debt,
+            holds=self._holding(posting),
         )
+
+    def _holding(self, posting: Posting) -> tuple[tuple[Hold, tuple[tuple[Day, int], ...]], ...]:
+        hold = posting.hold
+        if hold is None:
+            if posting.held:
+                raise Broken("held points without a hold")
+            return self.holds
+        others = tuple(pair for pair in self.holds if pair[0].key != hold.key)
+        if posting.held > 0:
+            lots = tuple((end, -change) for end, change in posting.lots)
+            if len(others) != len(self.holds) or sum(n for _, n in lots) != posting.held:
+                raise Broken("a hold holds what its lots lose, once")
+            return tuple(sorted((*others, (hold, lots)), key=lambda p: (p[0].until, p[0].key)))
+        if self.held_by(hold.key) != -posting.held:
+            raise Broken("a hold ends with all its points")
+        return others
+
+    def held_by(self, key: str) -> int:
+        """The points of the hold under that key; 0 where there is none."""
+        return sum(n for hold, lots in self.holds if hold.key == key for _, n in lots)
 
     def after(self, entry: Entry) -> "Account":
         """The account as `entry` leaves it. Folding a member's entries from nothing is this."""
@@ -260,9 +337,14 @@ class Account:
             joined_on=account.joined_on if entry.joined_on is None else entry.joined_on,
             birthday=account.birthday if entry.birthday is None else entry.birthday,
             referrer=account.referrer if entry.referrer is None else entry.referrer,
+            status=account.status if entry.status is None else entry.status,
+            merged_into=account.merged_into if entry.merged_into is None else entry.merged_into,
             qualifying=added(account.qualifying, entry.qualifying),
             tier=account.tier if entry.tier is None else entry.tier,
             tier_until=entry.tier_until,
+            pinned=account.pinned if entry.pinned is None else entry.pinned,
+            pinned_until=account.pinned_until if entry.pinned is None else entry.pinned_until,
+            noticed_on=account.noticed_on if entry.noticed_on is None else entry.noticed_on,
             active_on=account.active_on if entry.active_on is None else entry.active_on,
             due_on=entry.due_on,
             recorded_at=entry.recorded_at,
@@ -278,11 +360,39 @@ class Account:
 
 
 @dataclass(frozen=True, slots=True)
+class Waiting:
+    """A refund that came before its purchase, as it was asked for (a JSON value); without one, the
+    slot after the last: the purchase has come, and none may wait any more."""
+
+    program_id: str
+    partition: str
+    sort: str
+    recorded_at: int
+    refund: Any = None
+    fingerprint: bytes = b""
+
+
+@dataclass(frozen=True, slots=True)
 class History:
-    """All of a member's entries recorded at or after `since` (milliseconds), newest first."""
+    """All of a member's entries recorded at or after `since` (milliseconds), newest first; and
+    those of members that were merged into it since."""
 
     since: int
     entries: tuple[Entry, ...]
+
+    def of(self, member_id: str) -> list[Entry]:
+        """The member's own entries, and those of members that were merged into it: a history may
+        hold those of a second member too."""
+        own = {member_id}
+        merges = [entry for entry in self.entries if brings_another(entry)]
+        for _ in merges:  # one that was merged may have had another merged into it before
+            own |= {entry.explanation["m"] for entry in merges if entry.member_id in own}
+        return [entry for entry in self.entries if entry.member_id in own]
+
+
+def brings_another(entry: Entry) -> bool:
+    """Whether another member was merged into the entry's: its `explanation` names it as `m`."""
+    return entry.kind == "merge" and "m" in (entry.explanation or ())
 
 
 @dataclass(frozen=True, slots=True)
@@ -295,13 +405,16 @@ class Known:
     budgets: Mapping[str, int] = field(default_factory=dict)
 
     def account(self, member_id: str) -> Account:
-        """The member's account; NeedsAccount if it was not read, Refusal if there is none."""
+        """The member's account, or the one that it was merged into; NeedsAccount if it was not
+        read. Refusal `member_not_found` if there is none, `member_erased` if there was one."""
         if member_id not in self.accounts:
             raise NeedsAccount(member_id)
         account = self.accounts[member_id]
         if account is None:
             raise Refusal("member_not_found", "No member of this program has this id.")
-        return account
+        if account.status == "erased":
+            raise Refusal("member_erased", "This member has been erased.")
+        return self.account(account.merged_into) if account.merged_into else account
 
 
 def _moved[K](
@@ -338,6 +451,8 @@ def _counted(counters: Mapping[Per, Counts], added: tuple[Count, ...]) -> Mappin
         elif known.window == count.window:
             values = dict(known.values)
             values[count.name] = values.get(count.name, 0) + count.by
+            if not values[count.name]:
+                del values[count.name]
             result[count.per] = Counts(known.window, values)
         # An older window is not kept: whoever needs it folds the history.
     return result

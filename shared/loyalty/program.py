@@ -1745,20 +1745,7 @@ def _among(*values: str) -> Callable[[Any], bool]:
 
 
 NOT_SUPPORTED_YET: tuple[NotYet, ...] = (
-    NotYet("/expiry/*/inactive_for"),
-    NotYet("/expiry/*/dates"),
-    NotYet("/rules/*/expiry/*/inactive_for"),
-    NotYet("/rules/*/expiry/*/dates"),
-    NotYet("/rewards/*/stock"),
-    NotYet("/rewards/*/limits"),
-    NotYet("/points_payment"),
-    NotYet("/holds"),
-    NotYet("/transfers", lambda transfers: transfers.enabled),
-    NotYet("/refunds/method", lambda method: method != "per_line"),
-    NotYet("/refunds/expired_grace", lambda grace: not grace.is_zero),
-    NotYet("/adjustments/second_person_above"),
     NotYet("/locations/*/check_in/kinds/*", _among("rotating", "one_time")),
-    NotYet("/notifications/expiring"),
 )
 
 

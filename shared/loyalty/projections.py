@@ -8,9 +8,11 @@ from collections.abc import Iterable, Iterator
 from dataclasses import replace
 from typing import Any, Literal, NotRequired, TypedDict, cast
 
+from loyalty.adjusting import adjustment_id
 from loyalty.codes import Secrets, voucher_code
-from loyalty.commands import CHECK_IN_EVENT, Order
+from loyalty.commands import CHECK_IN_EVENT, Reversal
 from loyalty.dates import (
+    Duration,
     day_begins,
     day_number,
     from_day_number,
@@ -21,11 +23,12 @@ from loyalty.dates import (
 )
 from loyalty.decisions import redemption_id
 from loyalty.lots import advance, expiring
-from loyalty.model import Account, Entry, Posting
+from loyalty.model import BY_ITSELF, NEVER, Account, Entry, Posting
 from loyalty.program import Program
-from loyalty.redeeming import discount
+from loyalty.redeeming import Offered, discount, payment
 from loyalty.rules import Rulebook, decimal, explain, iso, limited_by
 from loyalty.tiers import counted, tier_of
+from loyalty.transfers import transfer_id
 
 type Json = dict[str, Any]
 
@@ -54,7 +57,8 @@ class Explained(TypedDict):
 
 
 class Awarded(TypedDict):
-    """An award. `points` is everything granted, of which `pending_points` is pending."""
+    """An award. `points` is everything granted, of which `pending_points` is pending;
+    `reversed_points` went at once for refunds that came before it."""
 
     entry_id: str
     event_id: str | None
@@ -66,6 +70,7 @@ class Awarded(TypedDict):
     lots: list[GrantedLot]
     limited_by: list[Json]
     explanation: list[Explained]
+    reversed_points: NotRequired[int]
 
 
 class CheckedIn(Awarded):
@@ -92,7 +97,7 @@ class DiscountGiven(TypedDict):
 
 
 class Redeemed(TypedDict):
-    """Points spent."""
+    """Points spent or, `held` until `held_until`, reserved; or, `cancelled`, come back."""
 
     redemption_id: str
     entry_id: str
@@ -100,17 +105,128 @@ class Redeemed(TypedDict):
     status: Literal["held", "captured", "cancelled", "lapsed"]
     points: int
     balance: int
+    held_until: NotRequired[str]
     order_id: NotRequired[str]
     reward_id: NotRequired[str]
     voucher: NotRequired[Voucher]
     discount: NotRequired[DiscountGiven]
 
 
-class Reversed(TypedDict):
-    """Points taken back, and from where. What had expired or was forgiven is not in `points`."""
+class Transferred(TypedDict):
+    """Points sent, with the dates they have; balances afterwards by member. A member is shown the
+    own one only."""
 
+    transfer_id: str
+    entry_id: str
+    from_member_id: str
+    to_member_id: str
+    points: int
+    lots: list[GrantedLot]
+    balances: dict[str, int]
+
+
+class Adjusted(TypedDict):
+    """Points given or taken by staff, and who agreed to it."""
+
+    adjustment_id: str
+    status: Literal["approved"]
+    entry_id: str
+    member_id: str
+    points: int
+    reason_code: str
+    lots: list[GrantedLot]
+    balance: int
+    adjusted_by: str
+    approved_by: NotRequired[str]
+
+
+class StatusChanged(TypedDict):
+    """What a member may do from now on."""
+
+    member_id: str
+    status: str
+    balance: int
+
+
+class TierSet(TypedDict):
+    """The tier that counts for the member now."""
+
+    member_id: str
+    tier: "Standing | None"
+
+
+class Merged(TypedDict):
+    """Two members that are one. `points` came from the one that is an alias now."""
+
+    member_id: str
+    merged_member_id: str
+    entry_id: str
+    points: int
+    balance: int
+
+
+class NamedReward(TypedDict):
+    """What a voucher is for."""
+
+    reward_id: str
+    name: str
+    kind: str
+
+
+class VoucherShown(TypedDict):
+    """A voucher as a till sees it; its code is not repeated. `expires_on` null: never."""
+
+    status: Literal["issued", "used", "cancelled", "expired"]
+    redemption_id: str
+    member_id: str
+    reward: NamedReward
+    expires_on: str | None
+    discount: NotRequired[DiscountGiven]
+    used_at: NotRequired[str]
+
+
+# `from` is no name for a field of a class.
+Offer = TypedDict("Offer", {"from": NotRequired[str], "until": NotRequired[str]})
+
+
+class RewardShown(Offer):
+    """A reward for one member now. `reasons` are the codes with which redeeming it would be
+    refused, none if it is `available`; `from` and `until` are local and both included;
+    `stock_left` where pieces are counted; `voucher_validity` an ISO 8601 duration."""
+
+    reward_id: str
+    kind: str
+    name: str
+    description: str
+    terms: str
+    image_url: str | None
+    cost: int
+    available: bool
+    reasons: list[str]
+    missing_points: int
+    discount: NotRequired[DiscountGiven]
+    next_allowed_at: NotRequired[str]
+    stock_left: NotRequired[int]
+    voucher_validity: NotRequired[str]
+
+
+class Catalog(TypedDict):
+    """A page of the rewards, in the order of the program; `balance` is what is available now,
+    minus debt."""
+
+    items: list[RewardShown]
+    balance: int
+    next_cursor: str | None
+
+
+class Reversed(TypedDict):
+    """Points taken back, and from where. What had expired or was forgiven is not in `points`;
+    `restored_points` had paid for what came back, and are the member's again."""
+
+    status: Literal["reversed"]
     entry_id: str
     event_id: str | None
+    refund_id: str
     member_id: str
     points: int
     taken_from: list[GrantedLot]
@@ -119,6 +235,14 @@ class Reversed(TypedDict):
     forgiven_points: int
     restored_points: int
     balance: int
+
+
+class WaitingRefund(TypedDict):
+    """A refund that came before its event, and is carried out when that comes."""
+
+    status: Literal["waiting"]
+    event_id: str
+    refund_id: str
 
 
 class Enrolled(TypedDict):
@@ -151,9 +275,11 @@ class Standing(TypedDict):
 
 
 class Balance(TypedDict):
-    """A member's points at `as_of`; `available` is never negative, `debt` stands apart."""
+    """A member's points at `as_of`; `available` is never negative, `debt` stands apart. `status`
+    (blocked, closed) stands only where the member may not do everything."""
 
     member_id: str
+    status: NotRequired[str]
     available: int
     pending: int
     held: int
@@ -203,25 +329,31 @@ def event_id(entry: Entry) -> str | None:
 def awarded(rulebook: Rulebook, entry: Entry) -> Awarded:
     """The answer to an award; `rulebook` is the version that the entry was decided under."""
     lots: list[GrantedLot] = []
-    pending = 0
+    points = pending = 0
     for posting in entry.own_postings:
+        if posting.kind not in ("award", "referral"):
+            continue  # refunds that came before it
+        points += posting.points
         lots += [GrantedLot(points=n, expires_on=iso(end)) for end, n in posting.lots]
         for start, end, n in posting.pending:
             pending += n
             lots.append({"points": n, "expires_on": iso(end), "available_on": iso(start)})
     explanation = entry.explanation or {"r": ""}
-    return {
+    answer: Awarded = {
         "entry_id": entry_id(entry),
         "event_id": event_id(entry),
         "member_id": entry.member_id,
-        "points": entry.points,
-        "desired_points": explanation.get("d", entry.points),
+        "points": points,
+        "desired_points": explanation.get("d", points),
         "pending_points": pending,
         "balance": entry.balance,
         "lots": lots,
         "limited_by": limited_by(rulebook, explanation),
         "explanation": explanation_of(rulebook, entry),
     }
+    if "w" in explanation:
+        answer["reversed_points"] = points - entry.points
+    return answer
 
 
 def explanation_of(rulebook: Rulebook, entry: Entry) -> list[Explained]:
@@ -241,59 +373,213 @@ def checked_in(rulebook: Rulebook, entry: Entry) -> CheckedIn:
     return cast("CheckedIn", awarded(rulebook, entry) | here)
 
 
+_STATUS: dict[str, Literal["held", "captured", "cancelled"]] = {
+    "hold": "held",
+    "cancel": "cancelled",
+}
+
+
 def redeemed(rulebook: Rulebook, entry: Entry, secrets: Secrets) -> Redeemed:
-    """The answer to a redemption; the voucher's code is derived again."""
+    """The answer to a redemption, its capture or cancellation; `rulebook` is the version that its
+    terms are of. The voucher's code is derived again."""
     program = rulebook.program
     stored = entry.answer or {}
+    own = entry.own_postings
+    points = sum(p.held for p in own) if entry.kind == "hold" else -entry.points
+    if entry.kind == "cancel":
+        points = stored["p"]
     answer: Redeemed = {
         "redemption_id": redemption_id(entry),
         "entry_id": entry_id(entry),
         "member_id": entry.member_id,
-        "status": "captured",
-        "points": -entry.points,
+        "status": _STATUS.get(entry.kind, "captured"),
+        "points": points,
         "balance": entry.balance,
     }
-    order = None
+    if "u" in stored:
+        answer["held_until"] = rfc3339(stored["u"])
+    order_amount = None
     if "o" in stored:
-        order_id, amount = stored["o"]
-        order = Order(order_id=order_id, amount=amount, currency=program.currency)
-        answer["order_id"] = order_id
+        answer["order_id"], order_amount = stored["o"]
     if "r" in stored:
         reward = program.reward_by_id[stored["r"]]
         answer["reward_id"] = reward.reward_id
-        answer["voucher"] = {
-            "code": voucher_code(secrets, stored["v"], program.program_id, redemption_id(entry)),
-            "expires_on": iso(stored["x"]) if "x" in stored else None,
-        }
+        if "v" in stored:
+            identity = redemption_id(entry)
+            answer["voucher"] = {
+                "code": voucher_code(secrets, stored["v"], program.program_id, identity),
+                "expires_on": iso(stored["x"]) if "x" in stored else None,
+            }
         if reward.discount is not None:
-            answer["discount"] = cast("DiscountGiven", discount(program, reward.discount, order))
+            off = discount(program, reward.discount, order_amount)
+            answer["discount"] = cast("DiscountGiven", off)
+    elif program.points_payment is not None and entry.kind != "cancel":
+        worth = payment(program.points_payment, points)
+        answer["discount"] = {"amount": worth, "currency": program.currency}
     return answer
+
+
+def voucher(rulebook: Rulebook, record: Json, today: int) -> VoucherShown:
+    """The voucher of a record on a local date (a day number) of the program; `rulebook` is the
+    version that its reward is of."""
+    reward = rulebook.program.reward_by_id[record["reward_id"]]
+    ended = record["status"] == "issued" and record.get("expires_on", NEVER) <= today
+    shown: VoucherShown = {
+        "status": "expired" if ended else record["status"],
+        "redemption_id": record["redemption_id"],
+        "member_id": record["member_id"],
+        "reward": {"reward_id": reward.reward_id, "name": reward.name, "kind": reward.kind},
+        "expires_on": iso(record["expires_on"]) if "expires_on" in record else None,
+    }
+    if reward.discount is not None:
+        off = discount(rulebook.program, reward.discount, record.get("order_amount"))
+        shown["discount"] = cast("DiscountGiven", off)
+    if "used_at" in record:
+        shown["used_at"] = rfc3339(record["used_at"])
+    return shown
+
+
+def reward(program: Program, offered: Offered) -> RewardShown:
+    """One reward of a member's catalog."""
+    reward = offered.reward
+    more = {name: value for each in offered.obstacles for name, value in each.more.items()}
+    shown: Json = {
+        "reward_id": reward.reward_id,
+        "kind": reward.kind,
+        "name": reward.name,
+        "description": reward.description,
+        "terms": reward.terms,
+        "image_url": reward.image_url,
+        "cost": offered.cost,
+        "available": not offered.obstacles,
+        "reasons": list(dict.fromkeys(refusal.code for refusal in offered.obstacles)),
+        "missing_points": 0,
+        **more,
+    }
+    if reward.discount is not None:
+        shown["discount"] = discount(program, reward.discount, None)
+    if offered.left is not None:
+        shown["stock_left"] = offered.left
+    if reward.voucher_validity is not None:
+        shown["voucher_validity"] = _iso_8601(reward.voucher_validity)
+    when = reward.when
+    for name, bound in (("from", when.from_), ("until", when.until)) if when is not None else ():
+        if bound is not None:
+            at = "" if bound.at is None else f"T{bound.at:%H:%M}"
+            shown[name] = f"{bound.day.isoformat()}{at}"
+    return cast("RewardShown", shown)
+
+
+def _iso_8601(whole_days: Duration) -> str:
+    parts = ((whole_days.months, "M"), (whole_days.days, "D"))
+    return "P" + "".join(f"{number}{unit}" for number, unit in parts if number)
 
 
 def reversed_(entry: Entry) -> Reversed:
     """The answer to a reversal."""
     taken: list[GrantedLot] = []
-    debt = 0
+    points = debt = 0
     for posting in entry.own_postings:
+        if posting.kind != "reverse":
+            continue
         taken += [
             GrantedLot(points=-n, expires_on=iso(end), available_on=iso(start))
             for start, end, n in posting.pending
         ]
         taken += [GrantedLot(points=-n, expires_on=iso(end)) for end, n in posting.lots]
         debt += posting.debt
+        points -= posting.points
     stored = entry.explanation or {}
     return {
+        "status": "reversed",
         "entry_id": entry_id(entry),
         "event_id": event_id(entry),
+        "refund_id": entry.sort.removeprefix("r#"),
         "member_id": entry.member_id,
-        "points": -entry.points,
+        "points": points,
         "taken_from": taken,
         "debt": debt,
         "expired_points": sum(points for _, points in stored.get("x", ())),
-        "forgiven_points": stored.get("f", 0),
-        "restored_points": 0,
+        "forgiven_points": stored.get("o", 0),
+        "restored_points": sum(points for _, points in stored.get("s", ())),
         "balance": entry.balance,
     }
+
+
+def transferred(entry: Entry, *, both: bool) -> Transferred:
+    """The answer to a transfer: of `both` members, or the sender's side."""
+    [sent] = entry.own_postings
+    receiver = entry.answer["t"]
+    balances = {entry.member_id: entry.balance}
+    if both:
+        balances[receiver] = entry.answer["b"]
+    return {
+        "transfer_id": transfer_id(entry),
+        "entry_id": entry_id(entry),
+        "from_member_id": entry.member_id,
+        "to_member_id": receiver,
+        "points": -sent.points,
+        "lots": [GrantedLot(points=-n, expires_on=iso(end)) for end, n in sent.lots],
+        "balances": balances,
+    }
+
+
+def adjusted(entry: Entry) -> Adjusted:
+    """The answer to an adjustment."""
+    answer: Adjusted = {
+        "adjustment_id": adjustment_id(entry.partition.removeprefix("k#")),
+        "status": "approved",
+        "entry_id": entry_id(entry),
+        "member_id": entry.member_id,
+        "points": entry.points,
+        "reason_code": entry.reason,
+        "lots": [
+            GrantedLot(points=n, expires_on=iso(end))
+            for posting in entry.own_postings
+            for end, n in posting.lots
+        ],
+        "balance": entry.balance,
+        "adjusted_by": entry.answer["s"],
+    }
+    if "a" in entry.answer:
+        answer["approved_by"] = entry.answer["a"]
+    return answer
+
+
+def status_changed(entry: Entry) -> StatusChanged:
+    """The answer to a block, an unblock, a close."""
+    return {
+        "member_id": entry.member_id,
+        "status": entry.status or "active",
+        "balance": entry.balance,
+    }
+
+
+def merged(entry: Entry) -> Merged:
+    """The answer to a merge."""
+    return {
+        "member_id": entry.member_id,
+        "merged_member_id": entry.explanation["m"],
+        "entry_id": entry_id(entry),
+        "points": entry.points,
+        "balance": entry.balance,
+    }
+
+
+def balance_of(rulebook: Rulebook, account: Account, now: int) -> int:
+    """Available points less debt at `now` (milliseconds)."""
+    shown = balance(rulebook, account, now)
+    return shown["available"] - shown["debt"]
+
+
+def standing(rulebook: Rulebook, account: Account, now: int) -> Standing | None:
+    """The member's tier at `now` (milliseconds)."""
+    return balance(rulebook, account, now)["tier"]
+
+
+def waiting_refund(refund: Reversal) -> WaitingRefund:
+    """The answer to a refund that came before its event."""
+    return {"status": "waiting", "event_id": refund.event_id, "refund_id": refund.refund_id}
 
 
 def enrolled(rulebook: Rulebook, entry: Entry) -> Enrolled:
@@ -312,12 +598,12 @@ def balance(rulebook: Rulebook, account: Account, now: int) -> Balance:
     program = rulebook.program
     at = max(now, account.recorded_at)
     today = day_number(local_date(from_milliseconds(at), program.zone))
-    account, _ = advance(program, account, today)
-    return {
+    account, _ = advance(program, account, today, at)
+    shown: Balance = {
         "member_id": account.member_id,
         "available": account.available,
         "pending": account.pending_points,
-        "held": 0,
+        "held": account.held,
         "debt": account.debt,
         "lifetime_points": account.lifetime,
         "qualifying_points": counted(program, account, today),
@@ -327,6 +613,9 @@ def balance(rulebook: Rulebook, account: Account, now: int) -> Balance:
         ],
         "as_of": rfc3339(at),
     }
+    if account.status:
+        shown["status"] = account.status
+    return shown
 
 
 def _tier(program: Program, account: Account, today: int) -> Standing | None:
@@ -343,8 +632,9 @@ def _tier(program: Program, account: Account, today: int) -> Standing | None:
         standing["next_tier"] = above[0].tier_id
         missing = above[0].at - counted(program, account, today)
         standing["points_to_next"] = max(0, missing)
-    if account.tier_until is not None:
-        standing["until"] = str(iso(account.tier_until))
+    until = account.pinned_until if account.pinned else account.tier_until
+    if until is not None:
+        standing["until"] = str(iso(until))
     return standing
 
 
@@ -373,7 +663,7 @@ def history_rows(rulebook: Rulebook, entry: Entry) -> Iterator[HistoryRow]:
     for posting in reversed(entry.postings or (Posting(entry.kind, 0),)):
         is_own = not entry.postings or posting in entry.own_postings
         occurred = entry.occurred_at
-        if posting.kind in ("expire", "activate"):
+        if posting.kind in BY_ITSELF:
             occurred = milliseconds(day_begins(from_day_number(posting.on), zone))
         row: HistoryRow = {
             "entry_id": entry_id(entry),

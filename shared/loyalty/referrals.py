@@ -10,7 +10,7 @@ from loyalty.dates import day_number
 from loyalty.decisions import Draft, Guard
 from loyalty.limits import Usage, token
 from loyalty.lots import available_on, credit, expiry
-from loyalty.model import Account, Count, Entry, Known, NeedsAccount, NeedsBudgets
+from loyalty.model import Account, Count, Entry, Known, NeedsBudgets, Refusal
 from loyalty.rules import PROGRAM_BUDGET, Rulebook
 
 ONCE = token("once", "referral")
@@ -54,10 +54,8 @@ def due(
         return None
     if usage.used("ever", ONCE):
         return None
-    if referrer_id not in known.accounts:
-        raise NeedsAccount(referrer_id)
-    referrer = known.accounts[referrer_id]
-    if referrer is None or referrer.referrer == draft.account.member_id:
+    referrer = _standing(known, referrer_id)
+    if referrer is None or draft.account.member_id in (referrer.member_id, referrer.referrer):
         return None
     brought = Usage(referrer, usage.on, rulebook.program.zone, known.history)
     within = all(brought.used(limit.per, REFERRALS) < limit.times for limit in terms.limits)
@@ -77,6 +75,15 @@ def due(
         missed_points=wanted[0] - referred_points,
         budget_left=known.budgets[PROGRAM_BUDGET] if left < sum(wanted) else None,
     )
+
+
+def _standing(known: Known, referrer_id: str) -> Account | None:
+    """The referrer's account, or the one it was merged into; None for who can be paid nothing."""
+    try:
+        referrer = known.account(referrer_id)
+    except Refusal:
+        return None
+    return None if referrer.status == "closed" else referrer
 
 
 def grant(draft: Draft, points: int, occurred_on: int) -> None:

@@ -1,98 +1,672 @@
-"""Decisions that take back what an event gave."""
+"""Decisions that take back what an event gave.
 
-from collections.abc import Sequence
-from typing import Any
+A refund says which part of each line came back. What the event is left with is a pure function of
+that part: so refunds are cumulative, in any order, and the last one takes the rest.
+"""
 
-from loyalty.decisions import Decision, Draft, Guard
-from loyalty.lots import take
-from loyalty.model import Entry, History, Known, NeedsHistory, Posting, Refusal
-from loyalty.rules import Rulebook
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from fractions import Fraction
+from functools import cached_property
+from math import lcm
+from typing import Any, Final
+
+from loyalty.commands import Event, Line, Purchase, Reversal
+from loyalty.dates import Duration, day_number, from_day_number, from_milliseconds, local_date, plus
+from loyalty.decisions import Decision, Draft, Guard, redemption_id
+from loyalty.limits import Usage
+from loyalty.lots import credit, take
+from loyalty.model import (
+    MAX_POINTS,
+    Account,
+    Day,
+    Entry,
+    History,
+    Known,
+    NeedsHistory,
+    Posting,
+    Refusal,
+    Waiting,
+)
+from loyalty.redeeming import restored_before, returned, spent
+from loyalty.rules import Reason, Rulebook, Share, earning_base, reasons_of, spread
+from loyalty.tiers import bucket
+
+type Parts = list[tuple[int, int, int]]
+"""What came back: line number i and the part n/d of it, as (i, n, d)."""
+
+EVENTS: Final = ("award", "check_in")
+"""Kinds of entries that can be taken back."""
+_STAYS_UNMET: Final = frozenset(
+    {"not_started", "ended", "inactive", "channel", "location", "group", "tier", "weekday"}
+    | {"hours", "attributes", "not_first_purchase", "frequency", "cooldown", "limit"}
+)
+
+
+def stored_event(
+    rulebook: Rulebook, event: Event, points: Sequence[int], tier: str
+) -> dict[str, Any]:
+    """What a refund must know of an event, without what is empty; `points` are those of its lines.
+
+    `c` channel, `o` location, `a` attributes that some condition names, `l` lines as [line_id,
+    quantity, amount, points, product, categories, brand, discounted] cut after the last value that
+    says something, `i` the member's tier, `x` tax, `s` shipping, `p` paid with points,
+    `r` redemptions.
+    """
+    stored: dict[str, Any] = {}
+    if event.channel is not None:
+        stored["c"] = event.channel
+    if event.location_id is not None:
+        stored["o"] = event.location_id
+    named = {k: v for k, v in event.attributes.items() if k in rulebook.named_attributes}
+    if named:
+        stored["a"] = named
+    if event.purchase is not None:
+        purchase = event.purchase
+        lines = []
+        for line, n in zip(purchase.lines, points, strict=True):
+            row = [line.line_id, line.quantity, line.amount, n]
+            row += [line.product_id, line.category_ids, line.brand_id, int(line.discounted)]
+            while not row[-1] and len(row) > 4:
+                row.pop()
+            lines.append(row)
+        stored["l"] = lines
+        extras = {
+            "i": tier,
+            "x": purchase.tax,
+            "s": purchase.shipping,
+            "p": purchase.paid_with_points,
+            "r": purchase.redemption_ids,
+        }
+        stored |= {key: value for key, value in extras.items() if value}
+    return stored
+
+
+def _line(row: Sequence[Any]) -> Line:
+    line_id, quantity, amount, _, *more = row
+    rest: list[Any] = [*more, None, None, None, None]
+    product, categories, brand, discounted = rest[:4]
+    return Line.model_construct(
+        line_id=line_id,
+        quantity=quantity,
+        amount=amount,
+        product_id=product,
+        category_ids=categories or [],
+        brand_id=brand,
+        discounted=bool(discounted),
+    )
+
+
+@dataclass(frozen=True)
+class Given:
+    """What an event gave, as it was recorded: `rulebook` is the version it was decided under,
+    `points` are those of rules and offers, `referral` those of a referral."""
+
+    rulebook: Rulebook
+    member_id: str
+    type: str
+    occurred_at: int
+    stored: Mapping[str, Any]
+    explanation: Mapping[str, Any]
+    points: int
+    referral: int
+
+    @classmethod
+    def by(cls, rulebook: Rulebook, entry: Entry) -> "Given":
+        explanation = entry.explanation or {"r": ""}
+        given = sum(p.points for p in _grants(entry.postings))
+        referral = explanation.get("f", (0, 0))[0]
+        return cls(
+            rulebook,
+            entry.member_id,
+            entry.reason,
+            entry.occurred_at,
+            entry.event or {},
+            explanation,
+            given - referral,
+            referral,
+        )
+
+    @cached_property
+    def lines(self) -> list[Line]:
+        return [_line(row) for row in self.stored.get("l", ())]
+
+    @cached_property
+    def event(self) -> Event:
+        purchase = None
+        if self.lines:
+            purchase = Purchase.model_construct(
+                currency=self.rulebook.program.currency,
+                lines=self.lines,
+                tax=self.stored.get("x", 0),
+                shipping=self.stored.get("s", 0),
+                paid_with_points=self.stored.get("p", 0),
+                redemption_ids=self.stored.get("r", []),
+            )
+        return Event.model_construct(
+            event_id="",
+            type=self.type,
+            member_id=self.member_id,
+            channel=self.stored.get("c"),
+            location_id=self.stored.get("o"),
+            attributes=self.stored.get("a", {}),
+            purchase=purchase,
+        )
+
+    @cached_property
+    def bases(self) -> tuple[int, ...]:
+        purchase = self.event.purchase
+        return earning_base(self.rulebook.program, purchase) if purchase else ()
+
+    @cached_property
+    def shares(self) -> list[Share]:
+        return self.rulebook.shares(self.event, self.occurred_at, self.explanation)
+
+    def nothing(self) -> list[Fraction]:
+        """Of each line the part that came back, before any refund."""
+        return [Fraction(0)] * len(self.lines)
+
+    def part(self, back: Sequence[Fraction]) -> Fraction:
+        """Which part of the whole event came back, by what the lines cost."""
+        amounts = [line.amount for line in self.lines]
+        if not sum(amounts):
+            return sum(back, Fraction(0)) / max(1, len(back))
+        worth = (a * part for a, part in zip(amounts, back, strict=True))
+        return sum(worth, Fraction(0)) / sum(amounts)
+
+    def base_left(self, back: Sequence[Fraction]) -> Fraction:
+        """The earning base of what the customer keeps, in minor units."""
+        kept = (b * (1 - part) for b, part in zip(self.bases, back, strict=True))
+        return sum(kept, Fraction(0))
+
+    def refers(self, back: Sequence[Fraction], *, whole: bool) -> bool:
+        """Whether what the customer keeps would still pay the referral."""
+        terms = self.rulebook.program.referral
+        least = terms.min_amount if terms else None
+        return not whole and (least is None or self.base_left(back) >= least)
+
+    def taken(self, back: Sequence[Fraction], *, whole: bool) -> int:
+        """How many points are taken back in all when these parts of the lines have come back."""
+        if whole:
+            return self.points
+        if not self.lines:
+            return 0  # it is taken back as a whole or not at all
+        match self.rulebook.program.refunds.method:
+            case "per_line":
+                return self._per_line(back)
+            case "proportional":
+                return int(self.points * self.part(back))
+            case _:
+                return self.points - min(self.points, self._recomputed(back))
+
+    def _per_line(self, back: Sequence[Fraction]) -> int:
+        taken = 0
+        by_line = [0] * len(self.lines)
+        left = self.base_left(back)
+        for share in self.shares:
+            source = self.rulebook.program.rules[share.index : share.index + 1]
+            when = source[0].when if source else None
+            least = when.min_amount if when else None
+            remains = any(back[i] < 1 for i in share.lines)
+            if not remains or (least is not None and left < least):
+                taken += share.points  # a bonus that what is kept would not have earned
+            elif not share.fixed:
+                for i, points in share.lines.items():
+                    by_line[i] += points
+        return taken + sum(int(n * part) for n, part in zip(by_line, back, strict=True))
+
+    def _recomputed(self, back: Sequence[Fraction]) -> int:
+        """What the version and tier of the event give for what is kept, without window limits."""
+        lines = [
+            line.model_copy(
+                update={
+                    "quantity": -int(-line.quantity * (1 - part) // 1),
+                    "amount": line.amount - int(line.amount * part),
+                }
+            )
+            for line, part in zip(self.lines, back, strict=True)
+            if part < 1
+        ]
+        purchase = self.event.purchase
+        if not lines or purchase is None:
+            return 0
+        kept = 1 - self.part(back)
+        update = {
+            "lines": lines,
+            "tax": int(purchase.tax * kept),
+            "shipping": int(purchase.shipping * kept),
+            "paid_with_points": int(purchase.paid_with_points * kept),
+        }
+        event = self.event.model_copy(update={"purchase": purchase.model_copy(update=update)})
+        program = self.rulebook.program
+        nobody = Account(
+            program_id=program.program_id,
+            member_id=self.member_id,
+            tier=self.stored.get("i", ""),
+        )
+        on = local_date(from_milliseconds(self.occurred_at), program.zone)
+        usage = Usage(nobody, on, program.zone, History(0, ()))
+        plenty = dict.fromkeys(self.rulebook.budgets, MAX_POINTS)
+        reasons = reasons_of(self.rulebook, self.explanation, self.type)
+        barred: dict[int, Reason] = {i: r for i, r in reasons.items() if r in _STAYS_UNMET}
+        # Who was in a group when it counted is not asked again.
+        groups = {g for i, r in reasons.items() if r not in _STAYS_UNMET for g in self._groups(i)}
+        nobody = replace(nobody, groups=tuple(groups))
+        return self.rulebook.evaluate(nobody, event, self.occurred_at, usage, plenty, barred).points
+
+    def _groups(self, index: int) -> Sequence[str]:
+        source = self.rulebook.sources[index]
+        groups = getattr(source, "groups", None)
+        if groups is None:
+            when = getattr(source, "when", None)
+            groups = when.groups if when else ()
+        return tuple(groups)
+
+
+def _grants(postings: Sequence[Posting]) -> list[Posting]:
+    """The postings that credited what the event gave."""
+    return [posting for posting in postings if posting.kind in ("award", "referral")]
+
+
+def parts_of(given: Given, refund: Reversal, back: Sequence[Fraction]) -> Parts | None:
+    """What a refund says came back, after `back` came before; None for all that is left.
+
+    Refusals: `more_than_bought`, `line_not_found`.
+    """
+    number = {line.line_id: i for i, line in enumerate(given.lines)}
+    parts: Parts = []
+    if refund.amount is not None:
+        left = [line.amount * (1 - part) for line, part in zip(given.lines, back, strict=True)]
+        if refund.amount > sum(left):
+            raise Refusal("more_than_bought", "So much is not left of this purchase.")
+        if refund.amount == sum(left):
+            return None
+        scale = lcm(*(part.denominator for part in left))
+        weights = [int(part * scale) for part in left]
+        shares = spread(refund.amount, weights)
+        return [(i, n, given.lines[i].amount) for i, n in enumerate(shares) if n]
+    if refund.lines is None:
+        return None
+    for at, line in enumerate(refund.lines):
+        i = number.get(line.line_id)
+        if i is None:
+            raise Refusal(
+                "line_not_found", "The purchase has no such line.", pointer=f"/lines/{at}/line_id"
+            )
+        bought = given.lines[i]
+        if line.quantity is not None:
+            part = Fraction(line.quantity, bought.quantity)
+        elif line.amount is not None:
+            part = Fraction(line.amount, bought.amount) if bought.amount else Fraction(2)
+        else:
+            part = 1 - back[i]
+        if not part or back[i] + part > 1:
+            raise Refusal(
+                "more_than_bought",
+                "So much is not left of this line.",
+                pointer=f"/lines/{at}",
+            )
+        parts.append((i, part.numerator, part.denominator))
+    return parts
+
+
+@dataclass(slots=True)
+class Progress:
+    """How far an event has been taken back: the part of each line, and whether all of it is."""
+
+    back: list[Fraction]
+    whole: bool = False
+
+    def add(self, parts: Parts | None) -> None:
+        """Carry out one more refund; what is said too much is taken as everything."""
+        if parts is None:
+            self.whole = True
+        for i, n, d in parts or ():
+            self.back[i] = min(Fraction(1), self.back[i] + Fraction(n, d))
+        if self.whole or (self.back and all(part == 1 for part in self.back)):
+            self.whole, self.back = True, [Fraction(1)] * len(self.back)
+
+
+def progress(given: Given, event: Entry, refunds: Sequence[Entry]) -> Progress:
+    """Where the refunds of an event, in the order they were recorded, have come to."""
+    so_far = Progress(given.nothing())
+    for _, parts in (event.explanation or {}).get("w", ()):
+        so_far.add(parts)
+    for refund in refunds:
+        so_far.add((refund.event or {}).get("b"))
+    return so_far
+
+
+@dataclass(frozen=True, slots=True)
+class Returned:
+    """What had come back before its event came: the points it takes, the earning base that is left
+    (minor units), what budgets keep; `told` is each refund as [refund_id, parts]."""
+
+    given: Given
+    progress: Progress
+    points: int
+    base: int
+    budgets: Mapping[str, int]
+    told: list[Any]
+
+    @property
+    def whole(self) -> bool:
+        return self.progress.whole
+
+    def qualified(self, amount: int) -> int:
+        """How much of what the event counts towards a tier it does not count."""
+        tiers = self.given.rulebook.program.tiers
+        if self.whole or tiers is None:
+            return amount
+        if tiers.qualify_by == "points":
+            return min(amount, self.points)
+        base = sum(self.given.bases)
+        return int(amount * (1 - Fraction(self.base, base))) if base else 0
+
+
+def waited(given: Given, waiting: Sequence[Waiting]) -> Returned:
+    """What refunds that came before the event take back of it. They were acknowledged, so that
+    what does not fit is left out."""
+    so_far = Progress(given.nothing())
+    told: list[Any] = []
+    for waits in waiting:
+        if waits.refund is None:
+            continue
+        refund = Reversal.model_validate(waits.refund)
+        try:
+            parts = parts_of(given, refund, so_far.back)
+        except Refusal:
+            known = {line.line_id for line in given.lines}
+            if refund.amount is None and not any(r.line_id in known for r in refund.lines or ()):
+                parts = []
+            else:
+                parts = None if refund.amount else _clamped(given, refund)
+        so_far.add(parts)
+        told.append([refund.refund_id, parts])
+    return Returned(
+        given,
+        so_far,
+        given.taken(so_far.back, whole=so_far.whole),
+        int(given.base_left(so_far.back)),
+        _given_back_to_budgets(given, Progress(given.nothing()), so_far),
+        told,
+    )
+
+
+def _clamped(given: Given, refund: Reversal) -> Parts:
+    parts: Parts = []
+    number = {line.line_id: i for i, line in enumerate(given.lines)}
+    for line in refund.lines or ():
+        i = number.get(line.line_id)
+        if i is None:
+            continue
+        bought = given.lines[i]
+        n, d = 1, 1
+        if line.quantity is not None:
+            n, d = line.quantity, bought.quantity
+        elif line.amount is not None:
+            n, d = line.amount, bought.amount or 1
+        parts.append((i, min(n, d), d))
+    return parts
 
 
 def reverse(
     rulebook: Rulebook,
+    given: Given,
     known: Known,
     guard: Guard,
     entries: Sequence[Entry],
+    refund: Reversal,
+    paid: Sequence[Sequence[Entry]],
     now: int,
 ) -> Decision:
-    """Take back everything that an event gave: `entries` are all that stand under its key, the
-    award first, then what a referral gave its referrer, and refunds that came before.
+    """Take back what an event gave, or a part of it.
 
-    Points are taken from the event's own pending part, then from its lots, then by the program's
-    policy from other lots, or not at all, or as debt. What had expired is not taken twice, and
-    what nothing covers is forgiven. Refusals: `member_not_found`, `more_than_bought`.
+    `entries` are all that stand under its key, the award first; `paid` are the redemptions that it
+    names, each with all that stands under its key. Points are taken from the event's own pending
+    part, then from its lots, then by the program's policy from other lots, or not at all, or as
+    debt. What had expired is not taken twice, and what nothing covers is forgiven. Points that
+    paid for it come back to their old lots. Refusals: `member_erased`, `more_than_bought`,
+    `line_not_found`.
     """
-    if any(entry.kind == "reverse" for entry in entries):
-        raise Refusal("more_than_bought", "Everything this event gave has been taken back.")
     event, *others = entries
-    if event.kind not in ("award", "check_in"):
+    if event.kind not in EVENTS:
         raise Refusal("event_not_found", "What stands under this key is no event.")
-    drawn = (event.explanation or {}).get("b", {})
-    taken = [_taken_back(rulebook, known, guard, event, now)]
-    for other in others:  # the referrer's side goes with the purchase that earned it
-        beside = Guard(guard.partition, f"{guard.sort}#{other.sort}", guard.fingerprint)
-        taken.append(_taken_back(rulebook, known, beside, other, now))
-    return Decision(tuple(taken), draws={name: -points for name, points in drawn.items()})
-
-
-def _taken_back(rulebook: Rulebook, known: Known, guard: Guard, event: Entry, now: int) -> Entry:
-    """The entry that takes back from one member what one entry gave."""
+    own = [e for e in others if e.kind == "reverse" and e.sort.count("#") == 1]
+    own.sort(key=lambda entry: (entry.recorded_at, entry.seq))  # a merge begins other numbers
+    before = progress(given, event, own)
+    if before.whole:
+        raise Refusal("more_than_bought", "Everything this event gave has been taken back.")
+    if not given.lines and (refund.lines is not None or refund.amount is not None):
+        raise Refusal("more_than_bought", "This event has no lines: it is taken back as a whole.")
+    parts = parts_of(given, refund, before.back)
+    after = Progress(list(before.back))
+    after.add(parts)
+    if after.whole:
+        parts = None
+    points = given.taken(after.back, whole=after.whole)
+    points -= given.taken(before.back, whole=before.whole)
+    points = max(0, points)
+    stays = given.refers(after.back, whole=after.whole)
+    referral_ends = given.refers(before.back, whole=before.whole) and not stays
     draft = Draft(rulebook, known.account(event.member_id), now)
-    history = known.history
-    given = event.points
+    restored = _restore(draft, known, given, before, after, paid)
+    taken = points + (given.referral if referral_ends else 0)
+    brought = [e for e in others if e.kind == "referral"] if referral_ends else []
+    same, apart = _referrers(draft, known, brought)
+    entry = _taken_back(
+        draft,
+        known,
+        guard,
+        event,
+        taken,
+        _claimed([event, *own]),
+        qualifying=_qualified(given, event, points, before, after),
+        stored={} if parts is None else {"b": parts},
+        restored=restored,
+        same=same,
+    )
+    done = [entry]
+    for other in apart:
+        beside = Guard(guard.partition, f"{guard.sort}#{other.sort}", guard.fingerprint)
+        account = Draft(rulebook, known.account(other.member_id), now)
+        done.append(_taken_back(account, known, beside, other, other.points, {}, qualifying=None))
+    return Decision(tuple(done), draws=_given_back_to_budgets(given, before, after))
+
+
+def _referrers(
+    draft: Draft, known: Known, brought: Sequence[Entry]
+) -> tuple[list[Entry], list[Entry]]:
+    """What referrers were given, apart for those who are one with the drafted member by now; from
+    who was erased nothing can be taken back."""
+    same: list[Entry] = []
+    apart: list[Entry] = []
+    for entry in brought:
+        try:
+            account = known.account(entry.member_id)
+        except Refusal:
+            continue
+        (same if account.member_id == draft.before.member_id else apart).append(entry)
+    return same, apart
+
+
+def _given_back_to_budgets(given: Given, before: Progress, after: Progress) -> dict[str, int]:
+    """What budgets get back, cumulatively in proportion to the points taken back."""
+    drawn = given.explanation.get("b", {})
+    whole = given.points + given.referral
+
+    def back(progress: Progress, points: int) -> int:
+        if progress.whole or not whole:
+            return points if progress.whole else 0
+        return points * given.taken(progress.back, whole=False) // whole
+
+    draws = {name: back(before, n) - back(after, n) for name, n in drawn.items()}
+    return {name: points for name, points in draws.items() if points}
+
+
+def _qualified(
+    given: Given, event: Entry, points: int, before: Progress, after: Progress
+) -> int | None:
+    """How much of what the event counted towards a tier it counts no more; None for all."""
+    tiers = given.rulebook.program.tiers
+    if tiers is None or after.whole:
+        return None
+    if tiers.qualify_by == "points":
+        return points
+    spend = sum(amount for _, amount in event.qualifying if amount > 0)
+    base = sum(given.bases)
+    if not base:
+        return 0
+    kept = [spend * given.base_left(p.back) / base for p in (before, after)]
+    return int(spend - kept[1]) - int(spend - kept[0])
+
+
+def _restore(
+    draft: Draft,
+    known: Known,
+    given: Given,
+    before: Progress,
+    after: Progress,
+    paid: Sequence[Sequence[Entry]],
+) -> list[tuple[str, int]]:
+    """Post back the points that paid for what came back; (redemption_id, points) of each."""
+    restored: list[tuple[str, int]] = []
+    today = draft.today
+    grace = draft.rulebook.program.refunds.expired_grace
+    for entries in paid:
+        first = entries[0]
+        if any(entry.kind == "cancel" for entry in entries):
+            continue
+        if known.account(first.member_id).member_id != draft.before.member_id:
+            continue
+        whole = -spent(first)
+        at_all = int(whole * (1 if after.whole else given.part(after.back)))
+        so_far = restored_before(known, first)
+        points = min(at_all - int(whole * given.part(before.back)), whole - so_far)
+        if points <= 0:
+            continue
+        lots = [
+            (today, _with_grace(end, today, grace), part)
+            for end, part in returned(first, points, so_far)
+        ]
+        draft.post(credit(draft.account, "cancel", today, lots, today))
+        restored.append((redemption_id(first), points))
+    return restored
+
+
+def _with_grace(end: Day, today: Day, grace: Duration) -> Day:
+    """Points whose date has passed live on for the grace period, others to their own date."""
+    return end if end > today else max(end, day_number(plus(from_day_number(today), grace)))
+
+
+def _claimed(entries: Sequence[Entry]) -> dict[Day, int]:
+    """How many points of its lots an event has been asked for so far, by their expiry."""
+    claimed: dict[Day, int] = {}
+    for entry in entries:
+        for end, points in (entry.explanation or {}).get("t", ()):
+            claimed[end] = claimed.get(end, 0) + points
+    return claimed
+
+
+def _taken_back(
+    draft: Draft,
+    known: Known,
+    guard: Guard,
+    event: Entry,
+    points: int,
+    claimed: dict[Day, int],
+    *,
+    qualifying: int | None,
+    stored: dict[str, Any] | None = None,
+    restored: Sequence[tuple[str, int]] = (),
+    same: Sequence[Entry] = (),
+) -> Entry:
+    """The entry that takes back from one member what one entry gave, and what others gave the
+    `same` member beside it."""
+    explanation = take_back(draft, known, event, _grants(event.postings), points, claimed)
+    for other in same:
+        told = take_back(draft, known, other, _grants(other.postings), other.points, {})
+        points += other.points
+        for name in told.keys() - {"t"}:
+            nothing: Any = 0 if name == "o" else []
+            explanation[name] = explanation.get(name, nothing) + told[name]
+    if restored:
+        explanation["s"] = list(restored)
+    return draft.entry(
+        "reverse",
+        guard,
+        lifetime=-points,
+        qualifying=_unqualified(draft, event, qualifying),
+        reason=event.partition.partition("#")[2],
+        event=stored or None,
+        # In the index: later refunds of the same lot must not count the same expiry again.
+        explanation=explanation or None,
+    )
+
+
+def take_back(
+    draft: Draft,
+    known: Known,
+    event: Entry | None,
+    grants: Sequence[Posting],
+    points: int,
+    claimed: dict[Day, int],
+) -> dict[str, Any]:
+    """Post `points` back from what `grants` credited, after `claimed` of it (by expiry) were taken
+    before; then by the program's policy. `event` is None where its entry is being made now.
+
+    What to explain: `t` points claimed by lot, `x` of them expired, `o` forgiven.
+    """
     posting = Posting("reverse", draft.today)
-    expired: dict[int, int] = {}
-    for own in event.own_postings:
-        for start, end, points in own.pending:
-            waiting = sum(n for s, e, n in draft.account.pending if (s, e) == (start, end))
-            waiting += sum(n for s, e, n in posting.pending if (s, e) == (start, end))
-            part = min(points, waiting)
-            posting = _and(posting, pending=((start, end, -part),))
-            from_lot = _from_lot(draft, posting, end, points - part)
-            posting = _and(posting, lots=from_lot)
-            missing = points - part + _sum(from_lot)
-            _add(expired, end, _expired(draft, event, history, end, missing))
-        for end, points in own.lots:
-            from_lot = _from_lot(draft, posting, end, points)
-            posting = _and(posting, lots=from_lot)
-            _add(expired, end, _expired(draft, event, history, end, points + _sum(from_lot)))
+    expired: dict[Day, int] = {}
+    asked: dict[Day, int] = {}
+    left = points
+    parts = [part for grant in grants for part in grant.pending]
+    parts += [(0, end, n) for grant in grants for end, n in grant.lots]
+    for start, end, granted in parts:
+        before = min(claimed.get(end, 0), granted)
+        claimed[end] = claimed.get(end, 0) - before
+        wanted = min(left, granted - before)
+        if not wanted:
+            continue
+        left -= wanted
+        asked[end] = asked.get(end, 0) + wanted
+        waiting = sum(n for s, e, n in draft.account.pending if start and (s, e) == (start, end))
+        waiting += sum(n for s, e, n in posting.pending if (s, e) == (start, end))
+        part = min(wanted, waiting)
+        posting = _and(posting, pending=((start, end, -part),))
+        from_lot = _from_lot(draft, posting, end, wanted - part)
+        posting = _and(posting, lots=from_lot)
+        missing = wanted - part + _sum(from_lot)
+        gone = _expired(draft, known, event, end, missing, expired.get(end, 0))
+        if gone:
+            expired[end] = expired.get(end, 0) + gone
     draft.post(posting)
-    short = given + posting.points - sum(expired.values())
-    policy = rulebook.program.refunds.shortfall
+    short = points + posting.points - sum(expired.values())
+    policy = draft.rulebook.program.refunds.shortfall
     more = 0 if policy == "clamp" else min(short, draft.account.available)
     draft.post(take(draft.account, "reverse", draft.today, more))
     if policy == "debt" and short > more:
         draft.post(Posting("reverse", draft.today, debt=short - more))
         more = short
-    return draft.entry(
-        "reverse",
-        guard,
-        lifetime=-given,
-        qualifying=_unqualified(draft, event),
-        reason=event.partition.partition("#")[2],
-        # In the index: later refunds of the same lot must not count the same expiry again.
-        explanation=_without_nothing({"x": sorted(expired.items()), "f": short - more}),
-    )
+    told = {"t": sorted(asked.items()), "x": sorted(expired.items()), "o": short - more}
+    return {name: value for name, value in told.items() if value}
 
 
-def _add(expired: dict[int, int], end: int, points: int) -> None:
-    if points:
-        expired[end] = expired.get(end, 0) + points
-
-
-def _without_nothing(values: dict[str, Any]) -> dict[str, Any] | None:
-    return {name: value for name, value in values.items() if value} or None
-
-
-def _unqualified(draft: Draft, event: Entry) -> tuple[tuple[int, int], ...]:
-    """What the event counted towards a tier, taken back from where it still counts."""
+def _unqualified(draft: Draft, event: Entry, points: int | None) -> tuple[tuple[int, int], ...]:
+    """What the event counted towards a tier, or so much of it, taken back from where it counts."""
     known = dict(draft.account.qualifying)
-    return tuple(
-        (start, -min(amount, known[start]))
-        for start, amount in event.qualifying
-        if amount > 0 and start in known
-    )
+    terms = draft.rulebook.program.tiers
+    taken = []
+    for first, amount in event.qualifying:
+        start = first
+        if event.member_id != draft.before.member_id and terms is not None:
+            start = bucket(terms, first, draft.before.joined_on)  # where the merge has put it
+        if amount > 0 and start in known:
+            part = min(amount, known[start], amount if points is None else points)
+            if part:
+                taken.append((start, -part))
+    return tuple(taken)
 
 
 def _and(
@@ -100,9 +674,8 @@ def _and(
     lots: tuple[tuple[int, int], ...] = (),
     pending: tuple[tuple[int, int, int], ...] = (),
 ) -> Posting:
-    return Posting(
-        posting.kind,
-        posting.on,
+    return replace(
+        posting,
         lots=(*posting.lots, *(lot for lot in lots if lot[1])),
         pending=(*posting.pending, *(part for part in pending if part[2])),
     )
@@ -119,15 +692,19 @@ def _sum(lots: tuple[tuple[int, int], ...]) -> int:
     return sum(points for _, points in lots)
 
 
-def _expired(draft: Draft, event: Entry, history: History | None, end: int, points: int) -> int:
+def _expired(
+    draft: Draft, known: Known, event: Entry | None, end: int, points: int, counted: int
+) -> int:
     """How many of `points` of a lot have gone by expiry since the event, at its date or by
-    inactivity. A lot shared with other events counts for this one first: in favour of the member.
+    inactivity, beyond those `counted` just now. A lot shared with other events counts for this one
+    first: in favour of the member.
     """
-    if not points or not _may_have_expired(draft, end):
+    if not points or event is None or not _may_have_expired(draft, end):
         return 0
+    history = known.history
     if history is None or history.since > event.recorded_at:
         raise NeedsHistory(event.recorded_at)
-    later = [e for e in history.entries if e.member_id == event.member_id and e.seq > event.seq]
+    later = [e for e in history.entries if _is_later(known, draft, event, e)]
     # Of the event's own entry only what went after the grant: points that came too late to live.
     last = max((i for i, p in enumerate(event.postings) if p in event.own_postings), default=-1)
     postings = [*event.postings[last + 1 :], *(p for e in later for p in e.postings)]
@@ -146,7 +723,21 @@ def _expired(draft: Draft, event: Entry, history: History | None, end: int, poin
         for day, claimed in (entry.explanation or {}).get("x", ())
         if day == end
     )
-    return max(0, min(points, gone))
+    return max(0, min(points, gone - counted))
+
+
+def _is_later(known: Known, draft: Draft, event: Entry, entry: Entry) -> bool:
+    """Whether an entry follows the event in the life of its points: in the member's own history,
+    and after a merge in that of the member it went to."""
+    if entry.member_id == event.member_id:
+        return entry.seq > event.seq
+    merged = known.accounts.get(event.member_id)
+    return (
+        merged is not None
+        and bool(merged.merged_into)
+        and entry.member_id == draft.before.member_id
+        and entry.recorded_at >= merged.recorded_at
+    )
 
 
 def _may_have_expired(draft: Draft, end: int) -> bool:

@@ -70,6 +70,9 @@ PROGRAM_HIT: Final = -1
 CAMPAIGN_HIT: Final = -2
 BUDGET_HIT: Final = -3
 
+ONCE: Final = ("first_purchase", "profile_completed", "referral", "birthday", "anniversary")
+"""What a member is paid for once, for ever or in a year, by its counter."""
+
 _CODES: Final = {reason: code for code, reason in REASONS.items()}
 
 
@@ -93,6 +96,17 @@ class Row:
     desired: int
     points: int
     factors: tuple[Factor, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Share:
+    """What a source (`index` in `Rulebook.sources`) granted: `points` in all, by line number in
+    `lines`; `fixed` where they were for the event as a whole."""
+
+    index: int
+    points: int
+    fixed: bool
+    lines: Mapping[int, int]
 
 
 @dataclass(frozen=True, slots=True)
@@ -527,14 +541,16 @@ class Rulebook:
         occurred_at: int,
         usage: Usage,
         budgets: Mapping[str, int] = MappingProxyType({}),
+        barred: Mapping[int, Reason] = MappingProxyType({}),
     ) -> Evaluation:
-        """What the event earns, if `budgets` (by id) have so many points left.
+        """What the event earns, if `budgets` (by id) have so many points left. Sources that are
+        `barred` do not fire, for the reason given.
 
         Refusal where a number passes what the ledger can hold; NeedsBudgets where the event draws
         on budgets that are not among those given.
         """
         moment = _Moment(self.program, account, event, occurred_at)
-        reasons, fired = self._fire(moment, usage)
+        reasons, fired = self._fire(moment, usage, barred)
         fired = self._exclude(fired, reasons, moment)
         multiplied = self._line_multipliers(moment, fired)
         live = [k for k, c in enumerate(self._campaigns) if c.unmet(moment) is None]
@@ -555,8 +571,34 @@ class Rulebook:
 
     # How an event is decided, step by step.
 
+    def shares(self, event: Event, occurred_at: int, stored: Any) -> list[Share]:
+        """What each source that granted something did on each line of its event, worked out again
+        from the stored explanation: they sum to the points that were recorded for the line."""
+        nobody = Account(program_id=self.program.program_id, member_id=event.member_id)
+        moment = _Moment(self.program, nobody, event, occurred_at)
+        codes = _unpacked(stored["r"])
+        granted = {row[0]: row for row in stored.get("g", ())}
+        fired = [
+            (self._compiled[index], self._compiled[index].matcher(moment.basket))
+            for index, code in zip(self.considered(event.type), codes, strict=True)
+            if code == "+" or index in granted
+        ]
+        told = {factor for row in granted.values() for factor in row[3:]}
+        campaigns = sorted(int(factor[1:]) for factor in told if factor[0] == "c")
+        tier = next((self._tier_factors[t[1:]] for t in told if t[0] == "t"), None)
+        multiplied = self._line_multipliers(moment, fired)
+        parts = self._parts(moment, fired, multiplied, campaigns, tier)
+        by_line = self._round_first(parts, moment.basket)
+        shares = []
+        for p, part in enumerate(parts):
+            points = granted.get(part.source.index, (0, 0, 0))[2]
+            if points:
+                lines = _on_lines(part, points, by_line[p] if by_line else None, moment.basket)
+                shares.append(Share(part.source.index, points, part.weights is None, dict(lines)))
+        return shares
+
     def _fire(
-        self, moment: _Moment, usage: Usage
+        self, moment: _Moment, usage: Usage, barred: Mapping[int, Reason]
     ) -> tuple[dict[int, Reason], list[tuple[_Source, int]]]:
         """Why each source considered fires or not; those that do, with the lines they count."""
         reasons: dict[int, Reason] = {}
@@ -567,7 +609,9 @@ class Rulebook:
             source = self._compiled[index]
             rule = source.rule
             reason: Reason | None
-            if rule is None:
+            if index in barred:
+                reason = barred[index]
+            elif rule is None:
                 reason = self._offer_unmet(source, moment)
             elif ended:
                 reason = "after_last"
@@ -656,16 +700,8 @@ class Rulebook:
         most: int | None = None,
     ) -> _Worked:
         """Multiply, limit and round what fired, under these campaigns; at most `most` in all."""
-        factors = self._factors(moment, multiplied, campaigns, None)
         tier = self._tier_factors.get(moment.tier or "")
-        tiered = self._factors(moment, multiplied, campaigns, tier) if tier else factors
-        parts = []
-        # Ties are settled in the order of the document, whatever the order of evaluation.
-        for source, mask in sorted(fired, key=lambda pair: pair[0].index):
-            own = tiered if source.rule and source.rule.tier_multiplier else factors
-            part = _part(source, mask, moment, own, self.program)
-            if part is not None:
-                parts.append(part)
+        parts = self._parts(moment, fired, multiplied, campaigns, tier)
         by_line = self._round_first(parts, moment.basket)
         desired = self._settled(parts)
         for part, points in zip(parts, desired, strict=True):
@@ -674,8 +710,33 @@ class Rulebook:
         self._limit_each(parts, usage, hits)
         self._limit_all(parts, usage, hits, most)
         granted = self._settled(parts)
-        line_points = _on_lines(parts, granted, by_line, moment.basket)
+        line_points = [0] * len(moment.basket.lines)
+        for p, (part, points) in enumerate(zip(parts, granted, strict=True)):
+            if points:
+                rounded = by_line[p] if by_line else None
+                for i, n in _on_lines(part, points, rounded, moment.basket):
+                    line_points[i] += n
         return _Worked(parts, granted, line_points, sum(desired), hits)
+
+    def _parts(
+        self,
+        moment: _Moment,
+        fired: list[tuple[_Source, int]],
+        multiplied: dict[int, _Source],
+        campaigns: list[int],
+        tier: Factor | None,
+    ) -> list[_Part]:
+        """What each source that fired gives, multiplied."""
+        factors = self._factors(moment, multiplied, campaigns, None)
+        tiered = self._factors(moment, multiplied, campaigns, tier) if tier else factors
+        parts = []
+        # Ties are settled in the order of the document, whatever the order of evaluation.
+        for source, mask in sorted(fired, key=lambda pair: pair[0].index):
+            own = tiered if source.rule and source.rule.tier_multiplier else factors
+            part = _part(source, mask, moment, own, self.program)
+            if part is not None:
+                parts.append(part)
+        return parts
 
     def _within(
         self,
@@ -970,28 +1031,20 @@ def _on_one_denominator(parts: list[_Part]) -> int:
 
 
 def _on_lines(
-    parts: list[_Part], granted: list[int], by_line: list[dict[int, int]], basket: _Basket
-) -> list[int]:
-    """The points that fall on each line; they always sum to all that was granted.
+    part: _Part, points: int, rounded: dict[int, int] | None, basket: _Basket
+) -> Iterable[tuple[int, int]]:
+    """The points of a part that fall on each line, as (line number, points).
 
-    What is for the event as a whole goes over all lines that match.
+    What is for the event as a whole goes over all lines that match. Lines that were `rounded` each
+    for itself keep what they got, unless a limit cut it.
     """
-    line_points = [0] * len(basket.lines)
     if not basket.lines:
-        return line_points
-    for p, (part, points) in enumerate(zip(parts, granted, strict=True)):
-        if not points:
-            continue
-        shares: Iterable[tuple[int, int]]
-        if by_line and part.weights is not None and points == sum(by_line[p].values()):
-            shares = by_line[p].items()
-        else:
-            lines = basket.indexes(part.mask)
-            weights = part.weights or basket.bases
-            shares = zip(lines, spread(points, [weights[i] for i in lines]), strict=True)
-        for i, n in shares:
-            line_points[i] += n
-    return line_points
+        return ()
+    if rounded is not None and part.weights is not None and points == sum(rounded.values()):
+        return rounded.items()
+    lines = basket.indexes(part.mask)
+    weights = part.weights or basket.bases
+    return zip(lines, spread(points, [weights[i] for i in lines]), strict=True)
 
 
 def _rounded_lines(mode: str, parts: list[_Part], basket: _Basket) -> list[dict[int, int]]:
@@ -1058,7 +1111,9 @@ def _cut(
 
 def colliding(program: Program) -> tuple[str, str] | None:
     """Two ids whose counters would share a token of 36 bits, if there are any."""
-    names: list[tuple[Subject, str]] = [("program", "points"), ("once", "first_purchase")]
+    names: list[tuple[Subject, str]] = [("program", "points"), ("program", "transfers")]
+    names += [("once", once) for once in ONCE]
+    names += [("reward", reward.reward_id) for reward in program.rewards]
     names += [("points", rule.rule_id) for rule in program.rules]
     names += [("times", rule.rule_id) for rule in program.rules]
     names += [("location", location.location_id) for location in program.locations]
@@ -1127,6 +1182,13 @@ def _is_cool(usage: Usage, name: str, every: Duration, moment: _Moment, program:
         if milliseconds(cooled_down(earlier, every, program.zone)) > later:
             return False
     return True
+
+
+def reasons_of(rulebook: Rulebook, stored: Any, event_type: str) -> dict[int, Reason]:
+    """Why each source fired or did not, from the stored explanation."""
+    codes = _unpacked(stored["r"])
+    pairs = zip(rulebook.considered(event_type), codes, strict=True)
+    return {index: REASONS[code] for index, code in pairs}
 
 
 def explain(

@@ -12,6 +12,7 @@ import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import timedelta
+from functools import cache, cached_property
 from hashlib import sha256
 from typing import TYPE_CHECKING, Any, Final
 
@@ -32,6 +33,8 @@ from loyalty.model import (
     NeedsBudgets,
     NeedsHistory,
     Refusal,
+    Waiting,
+    brings_another,
 )
 from loyalty.program import parse
 from loyalty.rules import CAMPAIGN_HIT, Rulebook
@@ -42,8 +45,11 @@ from loyalty.wire import (
     entry_item,
     entry_key,
     entry_of,
+    is_waiting,
     member_key,
     sealed_hash,
+    waiting_item,
+    waiting_of,
 )
 
 if TYPE_CHECKING:
@@ -62,6 +68,8 @@ PROGRAM_REFRESH_SECONDS: Final = 20.0
 """Age at which the list of versions is read again; below the delay of publishing."""
 PART_BYTES: Final = 350_000
 """A program larger than this (compressed) is stored in parts: items hold at most 400 KB."""
+TRANSACTION_ITEMS: Final = 100
+"""DynamoDB's limit."""
 ACCOUNT_BYTES: Final = 100_000
 """An account larger than this is refused, long before DynamoDB would."""
 
@@ -84,6 +92,10 @@ _RETRIED_REASONS: Final = frozenset(
 
 class Unavailable(Exception):
     """The tables did not answer in time, or too many write to one member: try again later."""
+
+
+class Awaited(Exception):
+    """Under the key of an event that has not come stand refunds that wait for it."""
 
 
 class KeyReused(Exception):
@@ -133,13 +145,13 @@ type Decide = Callable[[Known], Decision]
 """The pure decision of a command on what is known."""
 
 
-def connect(**settings: Any) -> "DynamoDBClient":
+def connect(read_timeout_seconds: float = 1, **settings: Any) -> "DynamoDBClient":
     """A DynamoDB client that retries nothing by itself: the store knows what may be repeated."""
     import boto3
 
     config = Config(
         connect_timeout=1,
-        read_timeout=1,
+        read_timeout=read_timeout_seconds,
         retries={"total_max_attempts": 1, "mode": "standard"},
         max_pool_connections=64,
         parameter_validation=False,  # items are made by `wire` alone; the check costs time
@@ -176,6 +188,26 @@ def send_messages(queue_url: str, bodies: Sequence[Mapping[str, Any]]) -> None:
             raise Unavailable(f"{len(answer['Failed'])} messages were not taken by the queue")
 
 
+@cache
+def _bus_client() -> Any:
+    import boto3
+
+    return boto3.client("events")
+
+
+def put_events(bus: str, events: Sequence[Mapping[str, Any]]) -> bool:
+    """Put events on a bus; False if any was not taken, so that all of them have to come again."""
+    for start in range(0, len(events), 10):
+        entries = [{**event, "EventBusName": bus} for event in events[start : start + 10]]
+        try:
+            answer = _bus_client().put_events(Entries=entries)
+        except (ClientError, HTTPClientError, BotoConnectionError):
+            return False
+        if answer["FailedEntryCount"]:
+            return False
+    return True
+
+
 class Store:
     """The three tables. Thread-safe; one per process."""
 
@@ -186,11 +218,13 @@ class Store:
         accounts: str,
         ledger: str,
         records: str,
+        scanner: "Callable[[], DynamoDBClient] | None" = None,
         sleep: Callable[[float], None] = time.sleep,
         monotonic: Callable[[], float] = time.monotonic,
         jitter: Callable[[], float] = random.random,
     ) -> None:
         self.client = client
+        self._make_scanner = scanner
         self._accounts = accounts
         self._ledger = ledger
         self._records = records
@@ -200,6 +234,11 @@ class Store:
         self._versions: dict[str, tuple[float, tuple[Version, ...]]] = {}
         self._rulebooks: dict[tuple[str, int], Rulebook] = {}
         self._published = 0
+
+    @cached_property
+    def _scanner(self) -> "DynamoDBClient":
+        """A client with time for pages of a megabyte, where one is given: nobody waits for them."""
+        return self._make_scanner() if self._make_scanner else self.client
 
     # Reads
 
@@ -212,24 +251,58 @@ class Store:
         return None if item is None else account_of(item)
 
     def member(self, program_id: str, member_id: str, *, consistent: bool = False) -> Account:
-        """The account of a member that there must be; Refusal `member_not_found`."""
-        account = self.account(program_id, member_id, consistent=consistent)
-        return Known({member_id: account}).account(member_id)
+        """The account of a member that there must be, or of the one it was merged into; Refusal
+        `member_not_found` or `member_erased`."""
+        accounts: dict[str, Account | None] = {}
+        while True:
+            accounts[member_id] = self.account(program_id, member_id, consistent=consistent)
+            try:
+                return Known(accounts).account(next(iter(accounts)))
+            except NeedsAccount as need:
+                member_id = need.member_id
 
     def entry(self, program_id: str, partition: str, sort: str = "0") -> Entry | None:
         """One entry by its key, strongly consistent."""
         item = self._get(self._ledger, entry_key(program_id, partition, sort), consistent=True)
-        return None if item is None else entry_of(item)
+        return None if item is None else _entry(item)
 
-    def entries(self, program_id: str, partition: str) -> list[Entry]:
-        """All entries under one key, such as an award and its refunds, strongly consistent."""
+    def standing(self, program_id: str, partition: str) -> tuple[list[Entry], list[Waiting]]:
+        """All that stands under one key, strongly consistent: entries, such as an award and its
+        refunds, by their sort key, and refunds that came before it, in the order they came."""
         request: dict[str, Any] = {
             "TableName": self._ledger,
             "KeyConditionExpression": "pk = :p",
             "ExpressionAttributeValues": {":p": {"S": f"{program_id}#{partition}"}},
             "ConsistentRead": True,
         }
-        return [entry_of(item) for page in self._pages(request) for item in page]
+        items = [item for page in self._pages(request) for item in page]
+        waiting = [waiting_of(item) for item in items if is_waiting(item)]
+        return [entry_of(item) for item in items if not is_waiting(item)], waiting
+
+    def wait(self, waiting: Waiting) -> bool:
+        """Keep a refund until its purchase comes; False where its slot is taken by now."""
+        item = waiting_item(waiting)
+        requests: list[Any] = [_put(self._ledger, item, _FREE)]
+        for attempt in range(ATTEMPTS):
+            try:
+                self.client.transact_write_items(
+                    TransactItems=requests, ReturnConsumedCapacity="TOTAL"
+                )
+                return True
+            except ClientError as error:
+                response: Any = error.response
+                [reason] = response.get("CancellationReasons") or [{"Code": "None"}]
+                if reason["Code"] == "ConditionalCheckFailed":
+                    return bool(reason["Item"] == item)  # ours, if an answer was lost
+                known = _RETRIED | {"TransactionCanceledException"}
+                if response["Error"]["Code"] not in known and (
+                    response["ResponseMetadata"]["HTTPStatusCode"] < 500
+                ):
+                    raise
+            except (HTTPClientError, BotoConnectionError):
+                pass
+            self._sleep(self._jitter() * BACKOFF_SECONDS * 2 ** (attempt + 1))
+        raise Unavailable("the ledger does not answer")
 
     def history_page(
         self, program_id: str, member_id: str, *, limit: int, before: int | None = None
@@ -267,6 +340,27 @@ class Store:
         item = self._get(self._records, key, consistent=True)
         return None if item is None else _plain(item)
 
+    def records_of(self, partition: str) -> list[dict[str, Any]]:
+        """All items of Records in a partition, strongly consistent, by their sort key."""
+        request: dict[str, Any] = {
+            "TableName": self._records,
+            "KeyConditionExpression": "pk = :p",
+            "ExpressionAttributeValues": {":p": {"S": partition}},
+            "ConsistentRead": True,
+        }
+        return [_plain(item) for page in self._pages(request) for item in page]
+
+    def create_record(self, record: Record) -> bool:
+        """Put a record under a key not yet taken; False if it is."""
+        item = _record_item(record)
+        try:
+            self._read(lambda: self.client.put_item(TableName=self._records, Item=item, **_FREE))
+        except ClientError as error:
+            if error.response["Error"]["Code"] != "ConditionalCheckFailedException":
+                raise
+            return self._holds(item)
+        return True
+
     def replace_record(self, record: Record, *, seen: Mapping[str, Any]) -> bool:
         """Put a record in place of the one seen (compared by its `revision`); False if it moved."""
         item = _record_item(record)
@@ -284,6 +378,72 @@ class Store:
             if error.response["Error"]["Code"] != "ConditionalCheckFailedException":
                 raise
             return self._holds(item)
+        return True
+
+    def remove_records(self, records: Sequence[Record]) -> None:
+        """Remove records in this order, whatever they say by now."""
+        for at in range(0, len(records), TRANSACTION_ITEMS):
+            requests: list[Any] = [
+                self._written(record) for record in records[at : at + TRANSACTION_ITEMS]
+            ]
+            for attempt in range(ATTEMPTS):
+                try:
+                    # In a transaction, since no function may delete outside of one.
+                    self.client.transact_write_items(
+                        TransactItems=requests, ReturnConsumedCapacity="TOTAL"
+                    )
+                    break
+                except ClientError as error:
+                    response: Any = error.response
+                    known = _RETRIED | {"TransactionCanceledException"}
+                    if response["Error"]["Code"] not in known and (
+                        response["ResponseMetadata"]["HTTPStatusCode"] < 500
+                    ):
+                        raise
+                except (HTTPClientError, BotoConnectionError):
+                    pass
+                self._sleep(self._jitter() * BACKOFF_SECONDS * 2 ** (attempt + 1))
+            else:
+                raise Unavailable("the records do not answer")
+
+    def count_miss(self, program_id: str, who: str, window: int, allowed: int) -> bool:
+        """Count something that went wrong for somebody in a window of time; False, and nothing is
+        counted, where so many have gone wrong in it already."""
+        partition, sort = miss_key(program_id, who)
+        in_window = {"window": window, "allowed": allowed, "one": 1}
+        for _ in range(ATTEMPTS):
+            if self._updated(partition, sort, "SET misses = misses + :one", _IN_WINDOW, in_window):
+                return True
+            found = self.record(partition, sort)
+            if found is not None and found["window"] == window and found["misses"] >= allowed:
+                return False
+            first = {"window": window, "one": 1}
+            if self._updated(
+                partition, sort, "SET #w = :window, misses = :one", _OTHER_WINDOW, first
+            ):
+                return True
+        raise Unavailable("too many count at once")
+
+    def _updated(
+        self, partition: str, sort: str, change: str, condition: str, values: Mapping[str, int]
+    ) -> bool:
+        """Change an item of Records in place; False where its condition does not hold."""
+        try:
+            self._read(
+                lambda: self.client.update_item(
+                    TableName=self._records,
+                    Key={"pk": {"S": partition}, "sk": {"S": sort}},
+                    UpdateExpression=change,
+                    ConditionExpression=condition,
+                    ExpressionAttributeNames={"#w": "window"},
+                    ExpressionAttributeValues={f":{n}": {"N": str(v)} for n, v in values.items()},
+                    ReturnConsumedCapacity="TOTAL",
+                )
+            )
+        except ClientError as error:
+            if error.response["Error"]["Code"] != "ConditionalCheckFailedException":
+                raise
+            return False
         return True
 
     def due_accounts(
@@ -307,7 +467,7 @@ class Store:
         }
         if start:
             request["ExclusiveStartKey"] = start
-        answer = self._read(lambda: self.client.scan(**request))
+        answer = self._read(lambda: self._scanner.scan(**request))
         return [account_of(item) for item in answer["Items"]], answer.get("LastEvaluatedKey")
 
     # Programs
@@ -487,6 +647,23 @@ class Store:
         """What would be decided on what is known: the same reads on the way, nothing written."""
         return self._decided(program_id, decide, _Sight(known), pool=self._left)
 
+    def look[T](self, program_id: str, known: Known, show: Callable[[Known], T]) -> T:
+        """What a projection shows of what is known, with the history and what budgets and stocks
+        have left read where it asks for them; nothing is written."""
+        for _ in range(LOOKS):
+            try:
+                return show(known)
+            except NeedsHistory as need:
+                accounts, history = self._with_history(program_id, known.accounts, need.since)
+                known = replace(known, accounts=accounts, history=history)
+            except NeedsBudgets as need:
+                left = {
+                    name: self._standing_at(program_id, name, total, need.version)
+                    for name, total in need.totals.items()
+                }
+                known = replace(known, budgets={**known.budgets, **left})
+        raise Unavailable("the projection asks for more and more")
+
     def _decided(
         self,
         program_id: str,
@@ -523,7 +700,7 @@ class Store:
                 for name in partial:
                     sight.pools[name] = self._whole_pool(program_id, name)
                 continue
-            drawn = decision.draws
+            drawn = decision.all_draws
             cut = _cut_by_budgets(decision)
             hidden = [
                 name
@@ -567,9 +744,15 @@ class Store:
             requests.append(_put(self._ledger, entry_item(entry), _FREE))
             owners += [entry.member_id, None]
         for record in decision.records:
-            requests.append(_put(self._records, _record_item(record), _FREE))
+            requests.append(self._written(record))
             owners.append(None)
-        for name, points in decision.draws.items():
+        if decision.closing is not None:
+            partition, sort = decision.closing
+            program_id = entries[0].program_id
+            slot = Waiting(program_id, partition, sort, entries[0].recorded_at)
+            requests.append(_put(self._ledger, waiting_item(slot), _FREE))
+            owners.append(None)
+        for name, points in decision.all_draws.items():
             pool = sight.pools.get(name)
             if points < 0 and (pool is None or not pool.whole):
                 pool = self._whole_pool(program_id, name)  # which shard lacks the most
@@ -579,6 +762,19 @@ class Store:
                 requests.append(self._draw(program_id, name, shard, part, pool))
                 owners.append(None)
         return requests, owners
+
+    def _written(self, record: Record) -> dict[str, Any]:
+        """The write of a record: created, or replaced or removed as it was seen."""
+        item = _record_item(record)
+        seen: dict[str, Any] = {}
+        if record.seen is not None:
+            seen = {
+                "ConditionExpression": "revision = :r",
+                "ExpressionAttributeValues": {":r": {"N": str(record.seen)}},
+            }
+        if record.fields:
+            return _put(self._records, item, seen or _FREE)
+        return {"Delete": {"TableName": self._records, "Key": item, **seen}}
 
     def _transact(
         self, requests: list[Any], owners: Sequence[str | None]
@@ -600,6 +796,14 @@ class Store:
         given; None for one that was never drawn on."""
         shards = self._shards(program_id, name)
         return sum(shard["left"] for shard in shards) if shards else None
+
+    def _standing_at(self, program_id: str, name: str, total: int, version: int) -> int:
+        """What the budget has left once it has this total, as that version sets it."""
+        shards = self._shards(program_id, name)
+        if not shards:
+            return total
+        change = total - int(shards[0]["total"]) if int(shards[0]["version"]) < version else 0
+        return sum(int(shard["left"]) for shard in shards) + change
 
     def _pool(self, program_id: str, name: str, total: int, version: int) -> Pool:
         """One shard of the budget, by chance; all are made or set to a new total first if the
@@ -657,7 +861,10 @@ class Store:
                 self.client.transact_write_items(TransactItems=requests)
                 return
             except ClientError as error:
-                if error.response["Error"]["Code"] != "TransactionCanceledException":
+                response: Any = error.response
+                known = _RETRIED | {"TransactionCanceledException"}
+                status = response["ResponseMetadata"]["HTTPStatusCode"]
+                if response["Error"]["Code"] not in known and status < 500:
                     raise
             except (HTTPClientError, BotoConnectionError):
                 pass  # looked at again: what was written shows
@@ -706,7 +913,7 @@ class Store:
         reasons = response["CancellationReasons"]
         # The command's own entry stands second, behind its account.
         if reasons[1]["Code"] == "ConditionalCheckFailed":
-            return entry_of(reasons[1]["Item"])
+            return _entry(reasons[1]["Item"])
         moved: dict[str, Account | None] = {}
         for member_id, reason in zip(owners, reasons, strict=True):
             if reason["Code"] == "ConditionalCheckFailed" and member_id:
@@ -729,11 +936,20 @@ class Store:
             accounts = {m: self.account(program_id, m, consistent=True) for m in members}
             entries: list[Entry] = []
             complete = True
-            for account in accounts.values():
-                if account is not None:
-                    found, whole = self.history(program_id, account, since=since)
-                    complete &= whole
-                    entries += found
+            read = set()
+            waiting = [account for account in accounts.values() if account is not None]
+            while waiting:
+                account = waiting.pop()
+                if account.member_id in read:
+                    continue
+                read.add(account.member_id)
+                found, whole = self.history(program_id, account, since=since)
+                complete &= whole
+                entries += found
+                # What a member did before a merge stands in the history of the other id.
+                for merged_id in (e.explanation["m"] for e in found if brings_another(e)):
+                    merged = self.account(program_id, merged_id, consistent=True)
+                    waiting += [] if merged is None else [merged]
             if complete:
                 return accounts, History(since, tuple(entries))
             self._sleep(self._jitter() * BACKOFF_SECONDS * 2 ** (attempt + 1))
@@ -789,11 +1005,19 @@ class Store:
 
 
 _FREE: Final[dict[str, Any]] = {"ConditionExpression": "attribute_not_exists(pk)"}
+_IN_WINDOW: Final = "#w = :window AND misses < :allowed"
+_OTHER_WINDOW: Final = "attribute_not_exists(pk) OR #w <> :window"
 
 
 def in_force(versions: Sequence[Version], now: int) -> Version:
     """The newest version that counts at `now`; the first has always counted."""
     return next((v for v in versions if v.effective_at <= now), versions[-1])
+
+
+def _entry(item: Item) -> Entry:
+    if is_waiting(item):
+        raise Awaited
+    return entry_of(item)
 
 
 def _cut_by_budgets(decision: Decision) -> bool:
@@ -825,6 +1049,11 @@ def _put(table: str, item: Item, condition: Mapping[str, Any]) -> dict[str, Any]
             **condition,
         }
     }
+
+
+def miss_key(program_id: str, who: str) -> tuple[str, str]:
+    """Where is kept how often things went wrong for somebody lately: `window` and `misses`."""
+    return f"{program_id}#misses#{sha256(who.encode()).hexdigest()[:32]}", "misses"
 
 
 def _program_key(program_id: str) -> str:

@@ -19,8 +19,11 @@ DAILY_UP_TO_DAYS: Final = 90
 
 
 def tier_of(program: Program, account: Account) -> Tier | None:
-    """The member's tier; the lowest for who has reached none, None in a program without tiers."""
+    """The member's tier: the one that staff have set, or that was reached; the lowest for who has
+    reached none, None in a program without tiers."""
     tiers = program.tiers
+    if tiers is not None and account.pinned in program.tier_by_id:
+        return program.tier_by_id[account.pinned]
     return None if tiers is None else tiers.levels[_index(tiers, account)]
 
 
@@ -85,6 +88,22 @@ def raised(program: Program, account: Account, today: Day, on: Day) -> Account:
     return _kept(program, account, max(today, on))
 
 
+def higher(program: Program, account: Account, other: Account) -> Account:
+    """The account in the higher of both tiers, until the later day where they are equal; with what
+    staff have set for the other where nothing is set for this one."""
+    tiers = program.tiers
+    if tiers is None:
+        return account
+    mine, theirs = _index(tiers, account), _index(tiers, other)
+    if theirs > mine:
+        account = replace(account, tier=other.tier, tier_until=other.tier_until)
+    elif theirs == mine and other.tier_until is not None and account.tier_until is not None:
+        account = replace(account, tier_until=max(account.tier_until, other.tier_until))
+    if other.pinned and not account.pinned:
+        account = replace(account, pinned=other.pinned, pinned_until=other.pinned_until)
+    return account
+
+
 def lowered(program: Program, account: Account, before: Account, today: Day) -> Account:
     """The account after a refund: it falls at once to where it belongs, if it was the points now
     taken back that held it up."""
@@ -100,15 +119,22 @@ def lowered(program: Program, account: Account, before: Account, today: Day) -> 
 
 
 def due_on(program: Program, account: Account) -> Day | None:
-    """The day on which the tier may be lost."""
-    return account.tier_until if program.tiers is not None else None
+    """The day on which the tier may be lost, or what staff have set ends."""
+    if program.tiers is None:
+        return None
+    days = [day for day in (account.tier_until, account.pinned_until) if day is not None]
+    return min(days, default=None)
 
 
 def fallen(program: Program, account: Account, on: Day) -> Account:
     """The account after its `tier_until` came on `on`: renewed, one tier lower, or where it
-    belongs."""
+    belongs; what staff had set until then is over."""
     tiers = program.tiers
     if tiers is None:
+        return account
+    if account.pinned_until is not None and account.pinned_until <= on:
+        account = replace(account, pinned="", pinned_until=None)
+    if account.tier_until is None or account.tier_until > on:
         return account
     index = _index(tiers, account)
     best = _best(program, account, on)

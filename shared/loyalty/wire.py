@@ -4,25 +4,41 @@ The price of a write is its size, so names are short, numbers of lots and counte
 dates are differences. docs/tables.md shows an item of each kind, taken apart. Everything here is
 pure and exact: what is read is what was written, and an entry's hash covers the stored bytes.
 
-Account: pk, n seq, l lots, q pending, d debt, t lifetime, c counters, k cooldowns, g groups,
-j joined_on, z joined_on as MMDD, y birthday as MMDD, f referrer, b qualifying, i tier,
-v tier_until, a active_on, u due_on, r recorded_at, h hash of the last entry.
+Account: pk, n seq, l lots, q pending, o holds, d debt, t lifetime, c counters, k cooldowns,
+g groups, j joined_on, z joined_on as MMDD, y birthday as MMDD, f referrer, s status,
+m merged_into, b qualifying, i tier, v tier_until, e pinned, p pinned_until, w noticed_on,
+a active_on, u due_on, r recorded_at, h hash of the last entry.
 
 Entry: pk, sk, m member, n seq, k kind, p points, b balance, o occurred_at (absent: recorded_at),
 r recorded_at, v version, w reason, c changes, x explanation, e event, a answer, f fingerprint,
-s schema, h hash. Changes: p postings as [kind, on, lots, pending, debt], n counts, k cooldowns,
-l lifetime, a active_on, u due_on, g groups, j joined_on, y birthday, f referrer,
-b qualifying, i tier, v tier_until.
+s schema, h hash. Changes: p postings as [kind, on, lots, pending, debt, held, hold, told],
+n counts, k cooldowns, l lifetime, a active_on, u due_on, g groups, j joined_on, f referrer,
+s status, m merged_into, b qualifying, i tier, v tier_until, e pinned, o pinned_until,
+w noticed_on.
+
+Waiting (a refund that came before its purchase): pk, sk, k kind, r recorded_at, a refund,
+f fingerprint, s schema. It belongs to no member yet, so it is in no index.
 """
 
 import json
 from base64 import b64encode
 from collections.abc import Iterable, Mapping
 from hashlib import sha256
-from typing import Any, Final
+from typing import Any, Final, cast
 
 from loyalty.dates import Per, from_day_number
-from loyalty.model import NEVER, Account, Broken, Count, Counts, Entry, Kind, Posting
+from loyalty.model import (
+    NEVER,
+    Account,
+    Count,
+    Counts,
+    Entry,
+    Hold,
+    Kind,
+    Posting,
+    Status,
+    Waiting,
+)
 
 type Item = dict[str, dict[str, Any]]
 """An item as DynamoDB's API has it: {"n": {"N": "7"}}."""
@@ -34,6 +50,10 @@ _KINDS: Final[dict[Kind, str]] = {
     "enrol": "n", "award": "a", "check_in": "c", "redeem": "r", "reverse": "v", "expire": "x",
     "referral": "f", "birthday": "b", "anniversary": "j",
     "activate": "y", "tier": "t", "update": "u",
+    "hold": "h", "capture": "p", "cancel": "q", "lapse": "l",
+    "transfer": "s", "adjust": "d", "merge": "m",
+    "notice": "i",
+    "block": "k", "unblock": "o", "close": "z", "erase": "e",
 }  # fmt: skip
 _KIND_OF: Final = {code: kind for kind, code in _KINDS.items()}
 _PERS: Final[dict[Per, str]] = {"day": "d", "week": "w", "month": "m", "year": "y", "ever": "e"}
@@ -70,16 +90,22 @@ def account_item(account: Account) -> Item:
         ("a", account.active_on),
         ("u", account.due_on),
         ("v", account.tier_until),
+        ("p", account.pinned_until),
+        ("w", account.noticed_on),
     ):
         if day is not None:
             item[name] = {"N": str(day)}
     for name, text in (
         ("l", _lots_text(account.lots)),
         ("q", _pending_text(account.pending)),
+        ("o", _holds_text(account)),
+        ("s", account.status),
+        ("m", account.merged_into),
         ("c", _counters_text(account.counters)),
         ("b", _lots_text(account.qualifying)),
         ("f", account.referrer),
         ("i", account.tier),
+        ("e", account.pinned),
         ("k", ",".join(f"{name}{_base36(at)}" for name, at in sorted(account.cooldowns.items()))),
     ):
         if text:
@@ -104,6 +130,9 @@ def account_of(item: Item) -> Account:
         seq=int(item["n"]["N"]),
         lots=tuple(_lots(_text(item, "l"))),
         pending=tuple(_pending(_text(item, "q"))),
+        holds=tuple(_holds(_text(item, "o"))),
+        status=cast("Status", _text(item, "s")),
+        merged_into=_text(item, "m"),
         debt=_number(item, "d") or 0,
         lifetime=_number(item, "t") or 0,
         counters=_counters(_text(item, "c")),
@@ -117,6 +146,9 @@ def account_of(item: Item) -> Account:
         qualifying=tuple(_lots(_text(item, "b"))),
         tier=_text(item, "i"),
         tier_until=_number(item, "v"),
+        pinned=_text(item, "e"),
+        pinned_until=_number(item, "p"),
+        noticed_on=_number(item, "w"),
         active_on=_number(item, "a"),
         due_on=_number(item, "u"),
         recorded_at=int(item["r"]["N"]),
@@ -157,34 +189,65 @@ def _pending(text: str) -> Iterable[tuple[int, int, int]]:
         yield begins, ends, int(points, 36)
 
 
+def _holds_text(account: Account) -> str:
+    """`key#until#on#drew and kinds counted#reward#lots`, one after another; no key has a #."""
+    return "#".join(
+        f"{hold.key}#{_base36(hold.until)}#{_base36(hold.on)}#{hold.drew}{_pers_text(hold)}"
+        f"#{hold.reward}#{_lots_text(lots)}"
+        for hold, lots in account.holds
+    )
+
+
+def _holds(text: str) -> Iterable[tuple[Hold, tuple[tuple[int, int], ...]]]:
+    parts = iter(text.split("#") if text else ())
+    for key, until, on, drew, reward, lots in zip(*[parts] * 6, strict=True):
+        pieces = drew.rstrip("".join(_PER_OF))
+        counted = _pers(drew.removeprefix(pieces))
+        hold = Hold(key, int(until, 36), int(on, 36), reward, int(pieces), counted)
+        yield hold, tuple(_lots(lots))
+
+
+def _pers_text(hold: Hold) -> str:
+    return "".join(_PERS[per] for per in hold.counted)
+
+
+def _pers(text: str) -> tuple[Per, ...]:
+    return tuple(_PER_OF[code] for code in text)
+
+
 def _counters_text(counters: Mapping[Per, Counts]) -> str:
     """`dfsa:Ab3_x15,Qq09Zz2;w…`: kind and window, then token and value."""
+    return _windows_text((per, counts.window, counts.values) for per, counts in counters.items())
+
+
+def _windows_text(windows: Iterable[tuple[Per, int, Mapping[str, int]]]) -> str:
     return ";".join(
-        f"{_PERS[per]}{_base36(counts.window)}:"
-        + ",".join(f"{name}{_base36(value)}" for name, value in sorted(counts.values.items()))
-        for per, counts in sorted(counters.items())
+        f"{_PERS[per]}{_base36(window)}:"
+        + ",".join(f"{name}{_base36(value)}" for name, value in sorted(values.items()))
+        for per, window, values in sorted(windows, key=lambda part: part[:2])
     )
 
 
 def _counters(text: str) -> dict[Per, Counts]:
-    counters: dict[Per, Counts] = {}
+    return dict(_windows(text))
+
+
+def _windows(text: str) -> Iterable[tuple[Per, Counts]]:
     for part in text.split(";") if text else ():
         window, _, values = part.partition(":")
-        counters[_PER_OF[window[0]]] = Counts(
-            int(window[1:], 36),
-            {value[:_TOKEN]: int(value[_TOKEN:], 36) for value in values.split(",")},
-        )
-    return counters
+        # A window without a value: everything that was counted in it was given back.
+        named = {v[:_TOKEN]: int(v[_TOKEN:], 36) for v in values.split(",") if v}
+        yield _PER_OF[window[0]], Counts(int(window[1:], 36), named)
 
 
 def _counts_text(counts: Iterable[Count]) -> str:
-    """What an entry adds to counters, as counters stand; it has one window of each kind."""
-    added: dict[Per, Counts] = {}
+    """What an entry adds to counters, as counters stand; what a hold that lapsed gives back may
+    belong to an older window than what the command itself counts."""
+    added: dict[tuple[Per, int], dict[str, int]] = {}
     for count in counts:
-        values = added[count.per].values if count.per in added else {}
-        by = values.get(count.name, 0) + count.by
-        added[count.per] = Counts(count.window, {**values, count.name: by})
-    return _counters_text(added)
+        values = added.setdefault((count.per, count.window), {})
+        values[count.name] = values.get(count.name, 0) + count.by
+    return _windows_text((per, window, values) for (per, window), values in added.items())
 
 
 # Entries
@@ -267,7 +330,7 @@ def entry_of(item: Item) -> Entry:
         lifetime=changes.get("l", 0),
         counts=tuple(
             Count(per, counts.window, name, by)
-            for per, counts in _counters(changes.get("n", "")).items()
+            for per, counts in _windows(changes.get("n", ""))
             for name, by in counts.values.items()
         ),
         cooldowns=changes.get("k", {}),
@@ -275,11 +338,15 @@ def entry_of(item: Item) -> Entry:
         due_on=changes.get("u"),
         groups=tuple(changes["g"]) if "g" in changes else None,
         joined_on=changes.get("j"),
-        birthday=changes.get("y"),
         referrer=changes.get("f"),
+        status=changes.get("s"),
+        merged_into=changes.get("m"),
         qualifying=tuple((start, change) for start, change in changes.get("b", ())),
         tier=changes.get("i"),
         tier_until=changes.get("v"),
+        pinned=changes.get("e"),
+        pinned_until=changes.get("o"),
+        noticed_on=changes.get("w"),
         reason=_text(item, "w"),
         event=_json(item, "e"),
         explanation=_json(item, "x"),
@@ -306,11 +373,15 @@ def _changes(entry: Entry) -> dict[str, Any]:
     profile = {
         "g": entry.groups,
         "j": entry.joined_on,
-        "y": entry.birthday,
         "f": entry.referrer,
+        "s": entry.status,
+        "m": entry.merged_into,
         "b": entry.qualifying or None,
         "i": entry.tier,
         "v": entry.tier_until,
+        "e": entry.pinned,
+        "o": entry.pinned_until,
+        "w": entry.noticed_on,
     }
     changes |= {name: value for name, value in profile.items() if value is not None}
     return changes
@@ -323,20 +394,39 @@ def _posting_row(posting: Posting) -> list[Any]:
         [[_dash(day), change] for day, change in posting.lots],
         [[start, _dash(end), change] for start, end, change in posting.pending],
         posting.debt,
+        posting.held,
+        _hold_row(posting.hold),
+        [[_dash(day), points] for day, points in posting.told],
     ]
     while not row[-1]:
         row.pop()
     return row
 
 
+def _hold_row(hold: Hold | None) -> list[Any]:
+    if hold is None:
+        return []
+    return [hold.key, hold.until, hold.on, hold.reward, hold.drew, _pers_text(hold)]
+
+
+def _hold(row: list[Any]) -> Hold | None:
+    if not row:
+        return None
+    key, until, on, reward, drew, counted = row
+    return Hold(key, until, on, reward, drew, _pers(counted))
+
+
 def _posting(row: list[Any]) -> Posting:
-    kind, on, lots, pending, debt = row + [[], [], 0][len(row) - 2 :]
+    kind, on, lots, pending, debt, held, hold, told = row + [[], [], 0, 0, [], []][len(row) - 2 :]
     return Posting(
         _KIND_OF[kind],
         on,
         lots=tuple((_day(day), change) for day, change in lots),
         pending=tuple((start, _day(end), change) for start, end, change in pending),
         debt=debt,
+        held=held,
+        hold=_hold(hold),
+        told=tuple((_day(day), points) for day, points in told),
     )
 
 
@@ -346,6 +436,43 @@ def _dash(day: int) -> int | str:
 
 def _day(stored: int | str) -> int:
     return NEVER if stored == "-" else int(stored)
+
+
+# Refunds that wait for their purchase
+
+
+_WAITING: Final = "w"
+
+
+def waiting_item(waiting: Waiting) -> Item:
+    """It stands in the ledger under the event's key and belongs to no member."""
+    item: Item = {
+        **entry_key(waiting.program_id, waiting.partition, waiting.sort),
+        "k": {"S": _WAITING},
+        "r": {"N": str(waiting.recorded_at)},
+        "f": {"B": waiting.fingerprint},
+        "s": {"N": str(SCHEMA)},
+    }
+    if waiting.refund is not None:
+        text = json.dumps(waiting.refund, ensure_ascii=False, separators=(",", ":"))
+        item["a"] = {"S": text}
+    return item
+
+
+def is_waiting(item: Item) -> bool:
+    return bool(item["k"]["S"] == _WAITING)
+
+
+def waiting_of(item: Item) -> Waiting:
+    program_id, _, partition = item["pk"]["S"].partition("#")
+    return Waiting(
+        program_id=program_id,
+        partition=partition,
+        sort=item["sk"]["S"],
+        recorded_at=int(item["r"]["N"]),
+        refund=_json(item, "a"),
+        fingerprint=bytes(item["f"]["B"]),
+    )
 
 
 # Small readers
@@ -365,7 +492,7 @@ def _json(item: Item, name: str) -> Any:
 
 def _base36(number: int) -> str:
     if number < 0:
-        raise Broken("nothing that stands in an account is below zero")
+        return "-" + _base36(-number)  # what an entry takes back from a counter
     if number < 36:
         return _DIGITS[number]
     text = ""

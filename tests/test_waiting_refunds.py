@@ -1,0 +1,187 @@
+"""A refund that comes before its purchase waits for it, and is carried out with it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import AbstractContextManager
+from datetime import timedelta
+from typing import Any
+
+import pytest
+
+from loyalty import edge
+from tests import workers
+from tests.faults import Faults
+from tests.programs import shop
+from tests.workers import NOON, Books, Clients, deployed, done, send, without_pause
+from tools import meter
+from tools.engine import Engine, Tables
+
+PER_EURO = {
+    "rule_id": "purchase",
+    "trigger": "purchase",
+    "earn": {"points": 1, "per_amount": 100},
+}
+FIRST = {"rule_id": "first", "trigger": "first_purchase", "earn": {"points": 30}}
+
+
+class House:
+    """The shop's handlers on fresh tables; ana is enrolled."""
+
+    def __init__(self, engine: Engine, tables: Tables) -> None:
+        self.endpoint = engine.endpoint
+        self.tables = tables
+        self.client = workers.connect(engine.endpoint)
+        self.direct = engine.client(parameter_validation=False)
+        self.faults = Faults(self.client)
+        meter.attach(self.client)
+
+    def on(self, days: float) -> AbstractContextManager[Any]:
+        return deployed(self.client, self.tables, NOON + timedelta(days=days), sleep=without_pause)
+
+    def open(self, **more: Any) -> None:
+        document = shop(**({"rules": [PER_EURO], "limits": [], "rewards": []} | more))
+        done(workers.publish(document))
+        done(workers.enrol("ana"))
+
+    def balance(self) -> int:
+        """Ana's points, after all entries have been found true."""
+        account, _ = workers.proved(self.direct, self.tables)["ana"]
+        return account.balance + account.pending_points
+
+
+@pytest.fixture
+def house(engine: Engine, tables: Tables) -> Iterator[House]:
+    house = House(engine, tables)
+    with house.on(0):
+        yield house
+
+
+def waits(event_id: str, refund_id: str, **what: Any) -> None:
+    answer = send(workers.reverse(event_id, refund_id, **what))
+    assert (answer.status, answer.replayed) == (202, False)
+    assert answer.body == {"status": "waiting", "event_id": event_id, "refund_id": refund_id}
+
+
+def test_the_purchase_is_taken_back_as_it_comes(house: House) -> None:
+    house.open()
+    waits("order", "return")
+    answer = done(workers.purchase("order", "ana", 1000, 500))
+    assert (answer["points"], answer["reversed_points"], answer["balance"]) == (15, 15, 0)
+    assert answer["lots"] == [{"points": 15, "expires_on": answer["lots"][0]["expires_on"]}]
+    assert house.balance() == 0
+    rows = done(workers.entries("ana"))["items"]
+    assert [row["points"] for row in rows if row["event_id"] == "order"] == [-15, 15]
+
+
+def test_a_part_that_came_first_is_taken_and_the_rest_can_follow(house: House) -> None:
+    house.open()
+    waits("order", "one", lines=[{"line_id": "1", "quantity": 1}])
+    waits("order", "two", amount=250)
+    answer = done(workers.purchase("order", "ana", 500, 1000))
+    assert (answer["points"], answer["balance"]) == (15, 15 - answer["reversed_points"])
+    later = done(workers.reverse("order", "three"))
+    assert later["points"] == 15 - answer["reversed_points"]
+    assert house.balance() == 0
+    assert send(workers.reverse("order", "four")).body["code"] == "more_than_bought"
+
+
+def test_each_repeat_gets_its_first_answer(house: House) -> None:
+    house.open()
+    waits("order", "return")
+    for _ in range(2):
+        again = send(workers.reverse("order", "return"))
+        assert (again.status, again.replayed, again.body["status"]) == (202, True, "waiting")
+        other = send(workers.reverse("order", "return", amount=1))
+        assert (other.status, other.body["code"]) == (422, "idempotency_key_reused")
+        first = send(workers.purchase("order", "ana", 1000))
+        repeat = send(workers.purchase("order", "ana", 1000))
+        assert (repeat.replayed, repeat.body) == (True, first.body)
+    assert house.balance() == 0
+
+
+def test_what_does_not_fit_the_purchase_is_left_out(house: House) -> None:
+    house.open()
+    waits("order", "unknown", lines=[{"line_id": "nine"}])
+    waits("order", "many", lines=[{"line_id": "1", "quantity": 5}])
+    answer = done(workers.purchase("order", "ana", 500, 1000))
+    assert answer["reversed_points"] in (5, 10)
+    assert house.balance() == 15 - answer["reversed_points"]
+
+
+def test_a_referral_and_a_first_purchase_that_came_back_before_pay_nothing(house: House) -> None:
+    terms = {
+        "referrer_points": 200,
+        "referred_points": 100,
+        "award_on": "first_purchase",
+        "min_amount": 1000,
+    }
+    house.open(rules=[PER_EURO, FIRST], referral=terms)
+    code = done(workers.enrol("bob"))["referral_code"]
+    done(workers.enrol("eve", referral_code=code))
+    waits("order", "return")
+    done(workers.purchase("order", "eve", 5000))
+    members = workers.proved(house.direct, house.tables)
+    assert {name: account.balance for name, (account, _) in members.items()} == {
+        "ana": 0, "bob": 0, "eve": 0,
+    }  # fmt: skip
+
+
+def test_a_budget_keeps_what_came_back_before(house: House) -> None:
+    house.open(budget={"points": 100})
+    done(workers.purchase("other", "ana", 1000))
+    waits("order", "return", amount=2000)
+    done(workers.purchase("order", "ana", 5000))
+    assert edge.store().budget("shop", "program") == 100 - 10 - 30
+
+
+@pytest.mark.parametrize("fault", ["answer lost", "request lost", "conflict"])
+def test_a_lost_answer_leaves_one_effect(house: House, fault: Any) -> None:
+    house.open()
+    house.faults.follow({0: fault}, of="TransactWriteItems")
+    assert send(workers.reverse("order", "return")).status == 202
+    house.faults.follow({1: fault}, of="TransactWriteItems")
+    assert done(workers.purchase("order", "ana", 1000))["reversed_points"] == 10
+    house.faults.heal()
+    assert house.balance() == 0
+
+
+def test_refunds_and_their_purchase_at_once_are_each_carried_out_once(house: House) -> None:
+    """Whoever comes first, what was acknowledged counts: 16 orders, three refunds of each."""
+    house.open()
+    scripts = [
+        [
+            workers.purchase(f"order-{i % 16}", "ana", 400, 300, 200, 100)
+            if i < 16
+            else workers.reverse(
+                f"order-{i % 16}", f"r{i // 16}", lines=[{"line_id": str(i // 16)}]
+            )
+        ]
+        for i in range(64)
+    ]
+    with Clients() as clients:
+        played = clients.play(house.endpoint, house.tables, scripts)
+    assert {answer.status for answer in played.flat} <= {201, 202}
+    with house.on(1):
+        # Every refund was acknowledged, so that only the first line of each order is left.
+        assert house.balance() == 16 * 4
+
+
+def test_the_event_of_a_check_in_is_not_waited_for(house: House) -> None:
+    house.open()
+    before = Books.read(house.direct, house.tables)
+    answer = send(workers.reverse("check-in:unheard-of", "return"))
+    assert (answer.status, answer.body["code"]) == (404, "event_not_found")
+    assert Books.read(house.direct, house.tables) == before
+
+
+def test_an_award_that_refunds_waited_for_costs_two_units_more(
+    house: House,
+) -> None:
+    house.open()
+    with meter.measure() as used:
+        waits("order", "return")
+    assert used.write == 2
+    with meter.measure() as used:
+        done(workers.purchase("order", "ana", 1000))
+    assert used.write == 7
