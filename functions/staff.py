@@ -279,7 +279,9 @@ def _open(request: Request) -> dict[str, Any]:
 def _still_proposed(proposal: dict[str, Any], now: int) -> None:
     status = _proposal(proposal, now)["status"]
     if status != "proposed":
-        raise Refusal("adjustment_settled", f"This adjustment is {status}.", status=status)
+        raise Refusal(
+            "adjustment_settled", f"This adjustment is {status}.", adjustment_status=status
+        )
 
 
 def _settled(proposal: dict[str, Any], status: Status, by: str) -> dict[str, Any]:

@@ -185,6 +185,10 @@ def rewards(member_id: str, **query: str) -> Call:
     return Call("balance", f"GET {BASE}/members/{{member_id}}/rewards", path, query=query)
 
 
+def transfer(key: str, **what: Any) -> Call:
+    return Call("transfer", f"POST {BASE}/transfers", body=what, headers=_keyed(key))
+
+
 def check_in(member_id: str, key: str | None, location_id: str = "corner") -> Call:
     code = check_in_code(store.secrets_of(SECRETS), CheckInCode("shop", location_id, 1))
     body = {"member_id": member_id, "code": code}

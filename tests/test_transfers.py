@@ -1,0 +1,274 @@
+"""Points from member to member: they change hands with their dates, and none is made or lost."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Iterator
+from contextlib import AbstractContextManager
+from dataclasses import replace
+from datetime import timedelta
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from loyalty import transfers
+from loyalty.commands import Transfer
+from loyalty.decisions import Guard
+from loyalty.model import NEVER, Account, Known, Refusal
+from loyalty.program import parse
+from loyalty.rules import Rulebook
+from tests import workers
+from tests.faults import Faults
+from tests.programs import shop, smallest
+from tests.workers import NOON, Books, Call, Clients, deployed, done, send, without_pause
+from tools import meter
+from tools.engine import Engine, Tables
+
+REVIEW = {"rule_id": "review", "trigger": "review", "earn": {"points": 50}}
+QUIZ = {
+    "rule_id": "quiz",
+    "trigger": "quiz",
+    "earn": {"points": 30},
+    "expiry": [{"after": "P1M"}],
+}
+
+
+class House:
+    """The shop's handlers on fresh tables."""
+
+    def __init__(self, engine: Engine, tables: Tables) -> None:
+        self.endpoint = engine.endpoint
+        self.tables = tables
+        self.client = workers.connect(engine.endpoint)
+        self.direct = engine.client(parameter_validation=False)
+        self.faults = Faults(self.client)
+        meter.attach(self.client)
+
+    def on(self, days: float) -> AbstractContextManager[Any]:
+        return deployed(self.client, self.tables, NOON + timedelta(days=days), sleep=without_pause)
+
+    def open(self, *members: str, terms: dict[str, Any] | None = None, **more: Any) -> None:
+        """Publish a program with transfers, and enrol members with 50 points each."""
+        document = shop(
+            **({"rules": [REVIEW, QUIZ], "limits": [], "rewards": []} | more), transfers=terms or {}
+        )
+        done(workers.publish(document))
+        for member in members:
+            done(workers.enrol(member))
+            done(workers.award(f"review-{member}", member))
+
+    def balances(self) -> dict[str, int]:
+        """Every member's balance, after all entries have been found true."""
+        members = workers.proved(self.direct, self.tables)
+        return {member_id: account.balance for member_id, (account, _) in members.items()}
+
+
+@pytest.fixture
+def house(engine: Engine, tables: Tables) -> Iterator[House]:
+    house = House(engine, tables)
+    with house.on(0):
+        yield house
+
+
+def sent(to: str, points: int, key: str, sender: str | None = "ana") -> Call:
+    body: dict[str, Any] = {"to_member_id": to, "points": points}
+    if sender is not None:
+        body["from_member_id"] = sender
+    return workers.transfer(key, **body)
+
+
+def refused(call: Call, code: str, **more: Any) -> None:
+    answer = send(call)
+    assert (answer.status, answer.body["code"]) in ((409, code), (404, code)), answer.body
+    assert {name: answer.body.get(name) for name in more} == more
+
+
+def test_points_change_hands_in_spending_order_with_their_dates(house: House) -> None:
+    house.open("ana", "ben")
+    done(workers.award("quiz", "ana", "quiz"))
+    answer = done(sent("ben", 40, "one"))
+    soon, later = answer["lots"]
+    assert (soon["points"], later["points"]) == (30, 10)
+    assert soon["expires_on"] < later["expires_on"]
+    assert (answer["points"], answer["balances"]) == (40, {"ana": 40, "ben": 90})
+    assert house.balances() == {"ana": 40, "ben": 90}
+    expiring = done(workers.balance("ben"))["expiring"]
+    assert expiring[0] == {"points": 30, "expires_on": soon["expires_on"]}
+
+
+def test_it_counts_for_nothing_but_the_balance(house: House) -> None:
+    house.open("ana", "ben")
+    done(sent("ben", 40, "one"))
+    assert done(workers.balance("ben"))["lifetime_points"] == 50
+    for who, points in (("ana", -40), ("ben", 40)):
+        row = done(workers.entries(who))["items"][0]
+        assert (row["kind"], row["points"]) == ("transfer", points)
+
+
+def test_a_repeat_gets_the_first_answer_and_another_body_none(house: House) -> None:
+    house.open("ana", "ben")
+    first = send(sent("ben", 40, "one"))
+    again = send(sent("ben", 40, "one"))
+    assert (again.replayed, again.body) == (True, first.body)
+    other = send(sent("ben", 41, "one"))
+    assert (other.status, other.body["code"]) == (422, "idempotency_key_reused")
+    assert house.balances() == {"ana": 10, "ben": 90}
+
+
+def test_members_send_their_own_and_see_their_own(house: House) -> None:
+    house.open("ana", "ben")
+    own = workers.by_member(sent("ben", 10, "one", None), "ana")
+    assert done(own)["balances"] == {"ana": 40}
+    assert send(own).body["balances"] == {"ana": 40}
+    stranger = workers.by_member(sent("cleo", 10, "two", "ben"), "ana")
+    assert send(stranger).status == 403
+
+
+def test_what_the_program_does_not_allow_is_refused_with_its_reason(house: House) -> None:
+    house.open("ana", "ben", terms={"min_points": 10, "new_member_wait": "P7D"})
+    refused(sent("ben", 9, "one"), "transfer_refused", reason="min_points")
+    refused(
+        sent("ben", 10, "two"),
+        "transfer_refused",
+        reason="new_member",
+        available_on=(NOON + timedelta(days=7)).date().isoformat(),
+    )
+    refused(sent("ana", 10, "three"), "same_member")
+    refused(sent("nobody", 10, "four"), "member_not_found")
+    with house.on(7):
+        refused(sent("ben", 51, "five"), "insufficient_points", missing_points=1)
+        done(sent("ben", 10, "six"))
+    assert house.balances() == {"ana": 40, "ben": 60}
+
+
+def test_without_transfers_none_is_made(house: House) -> None:
+    house.open("ana", "ben", terms={"enabled": False})
+    before = Books.read(house.direct, house.tables)
+    refused(sent("ben", 10, "one"), "transfer_refused", reason="disabled")
+    assert Books.read(house.direct, house.tables) == before
+
+
+def test_limits_count_what_was_sent_in_their_window(house: House) -> None:
+    house.open("ana", "ben", terms={"limits": [{"points": 30, "per": "day"}]})
+    done(sent("ben", 20, "one"))
+    refused(sent("ben", 11, "two"), "limit_reached")
+    assert "next_allowed_at" in send(sent("ben", 11, "two")).body
+    done(sent("ben", 10, "three"))
+    with house.on(1):
+        done(sent("ben", 20, "four"))
+    assert house.balances() == {"ana": 0, "ben": 100}
+
+
+def test_fresh_points_stay_with_who_earned_them(house: House) -> None:
+    house.open("ana", "ben", terms={"fresh_points_wait": "P3D"})
+    refused(sent("ben", 1, "one"), "insufficient_points", missing_points=1, fresh_points=50)
+    with house.on(3):
+        done(workers.award("quiz", "ana", "quiz"))
+        refused(sent("ben", 51, "two"), "insufficient_points", missing_points=1, fresh_points=30)
+        answer = done(sent("ben", 50, "three"))
+        assert [lot["points"] for lot in answer["lots"]] == [50]
+    assert house.balances() == {"ana": 30, "ben": 100}
+
+
+def test_a_blocked_member_sends_nothing_and_may_receive(house: House) -> None:
+    house.open("ana", "ben")
+    done(workers.become("block", "ana"))
+    refused(sent("ben", 10, "one"), "member_blocked")
+    done(sent("ana", 10, "two", "ben"))
+    done(workers.become("close", "ben"))
+    refused(sent("ben", 10, "three", "ben"), "same_member")
+    assert house.balances() == {"ana": 60, "ben": 40}
+
+
+def test_what_the_receiver_owes_is_paid_first(house: House) -> None:
+    house.open("ana", "ben", refunds={"shortfall": "debt"})
+    done(workers.redeem("ben", "spent", points=50))
+    done(workers.reverse("review-ben", "return"))
+    done(sent("ben", 20, "one"))
+    balance = done(workers.balance("ben"))
+    assert (balance["available"], balance["debt"]) == (0, 30)
+
+
+def test_a_transfer_reaches_a_member_whom_inactivity_had_emptied(house: House) -> None:
+    house.open("ben", expiry=[{"inactive_for": "P1M"}])
+    with house.on(60):
+        done(workers.enrol("ana"))
+        done(workers.award("new", "ana"))
+        done(sent("ben", 20, "one"))
+        assert done(workers.balance("ben"))["available"] == 20
+
+
+def test_it_costs_ten_write_units_and_one_read_unit(house: House) -> None:
+    house.open("ana", "ben")
+    with meter.measure() as used:
+        done(sent("ben", 10, "one"))
+    assert (used.write, used.read) == (10, 1)
+
+
+@pytest.mark.parametrize("fault", ["answer lost", "request lost", "conflict"])
+def test_a_lost_answer_sends_once(house: House, fault: Any) -> None:
+    house.open("ana", "ben")
+    house.faults.follow({0: fault}, of="TransactWriteItems")
+    assert done(sent("ben", 10, "one"))["balances"] == {"ana": 40, "ben": 60}
+    house.faults.heal()
+    assert house.balances() == {"ana": 40, "ben": 60}
+
+
+def test_a_ring_of_members_keeps_its_total_on_a_faulty_wire(house: House) -> None:
+    ring = [f"member-{i}" for i in range(16)]
+    house.open(*ring)
+    chance = random.Random(7)  # noqa: S311  # reproducible
+    scripts = [
+        [
+            sent(ring[(i + 1) % 16], chance.randint(1, 40), f"{client}-{n}", ring[i])
+            for n, i in enumerate(chance.sample(range(16), 3))
+        ]
+        for client in range(64)
+    ]
+    with Clients() as clients:
+        clients.play(house.endpoint, house.tables, scripts, seed=3, faults_in_thousand=30)
+    balances = house.balances()
+    assert sum(balances.values()) == 16 * 50
+    assert min(balances.values()) >= 0
+
+
+def test_64_clients_at_once_send_exactly_what_the_limit_allows(house: House) -> None:
+    house.open("ana", "ben", terms={"limits": [{"points": 30, "per": "day"}]})
+    scripts = [[sent("ben", 10, f"key-{i}")] for i in range(64)]
+    with Clients() as clients:
+        played = clients.play(house.endpoint, house.tables, scripts)
+    assert sum(answer.status == 201 for answer in played.flat) == 3
+    assert house.balances() == {"ana": 20, "ben": 80}
+
+
+# Any lots, without a table
+
+LOTS = st.dictionaries(st.sampled_from([*range(20_600, 20_610), NEVER]), st.integers(1, 90)).map(
+    lambda lots: tuple(sorted(lots.items()))
+)
+
+
+@given(LOTS, LOTS, st.integers(0, 200), st.integers(1, 300))
+def test_a_transfer_makes_and_destroys_nothing_and_keeps_every_date(
+    mine: Any, theirs: Any, debt: int, points: int
+) -> None:
+    rulebook = Rulebook(parse(smallest(transfers={})), 1)
+    ana = Account(program_id="test", member_id="ana", seq=1, lots=mine)
+    ben = Account(program_id="test", member_id="ben", seq=1, lots=() if debt else theirs, debt=debt)
+    known = Known({"ana": ana, "ben": ben})
+    command = Transfer(to_member_id="ben", points=points)
+    guard = Guard("k#key", "0", b"")
+    now = 1_770_000_000_000
+    if points > ana.available:
+        with pytest.raises(Refusal):
+            transfers.transfer(rulebook, known, guard, command, "ana", now)
+        return
+    one, other = transfers.transfer(rulebook, known, guard, command, "ana", now).entries
+    after, later = ana.after(replace(one)), ben.after(other)
+    assert (ana.balance - after.balance, later.balance - ben.balance) == (points, points)
+    gone = {end: n - dict(after.lots).get(end, 0) for end, n in ana.lots}
+    for end, n in later.lots:
+        assert n - dict(ben.lots).get(end, 0) <= gone.get(end, 0)
+    assert sum(gone.values()) == points
