@@ -534,6 +534,7 @@ def _problem(error: Exception, request_id: str) -> Response:
     wait = more.get("retry_after_seconds", RETRY_AFTER_SECONDS)
     headers = {"Retry-After": str(wait)} if status in (429, 503) else {}
     body = {
+        **more,  # first: what a code adds never takes the place of a standard member
         "type": f"urn:loyalty-points:problem:{code}",
         "title": title,
         "status": status,
@@ -541,7 +542,6 @@ def _problem(error: Exception, request_id: str) -> Response:
         "code": code,
         "errors": errors,
         "request_id": request_id,
-        **more,
     }
     return Response(body, status, headers, "application/problem+json")
 
