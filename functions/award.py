@@ -148,7 +148,7 @@ def _reversed(request: Request, command: Reversal, event: Entry) -> Response:
             rulebook, given, known, guard, [event, *others], command, paid, request.now
         )
 
-    committed = store().commit(program_id, [event.member_id], guard, decide)
+    committed = store().commit(program_id, [event.member_id], guard, decide, reads=True)
     return answer(committed, projections.reversed_(committed.entry))
 
 

@@ -93,7 +93,7 @@ def capture(request: Request) -> Response:
             rulebook, held_under, known, guard, entries, secrets(), request.now
         )
 
-    committed = store().commit(request.program_id, [first.member_id], guard, decide)
+    committed = store().commit(request.program_id, [first.member_id], guard, decide, reads=True)
     shown = projections.redeemed(held_under, committed.entry, secrets())
     return answer(committed, shown, status=200)
 
@@ -130,7 +130,7 @@ def cancel(request: Request) -> Response:
             voucher = store().record(key, redeeming.VOUCHER_SORT)
         return redeeming.cancel(rulebook, known, guard, entries, voucher, request.now)
 
-    committed = store().commit(program_id, [first.member_id], guard, decide)
+    committed = store().commit(program_id, [first.member_id], guard, decide, reads=True)
     held_under = store().rulebook(program_id, first.version)
     shown = projections.redeemed(held_under, committed.entry, secrets())
     return answer(committed, shown, status=200)

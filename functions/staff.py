@@ -1,6 +1,7 @@
 """What staff do to an account: adjustments, tiers, blocking, closing, merging."""
 
 from collections.abc import Callable
+from datetime import date
 from typing import Any, Literal, NotRequired, TypedDict
 from uuid import uuid4
 
@@ -12,6 +13,7 @@ from loyalty.edge import (
     BASE,
     STAFF,
     App,
+    Handler,
     Problem,
     Request,
     Response,
@@ -83,7 +85,7 @@ def adjust(request: Request, command: Adjustment) -> Response:
     guard = request.key_guard(key, command.member_id)
     known = store().record(_proposals(program_id), adjusting.adjustment_id(key))
     if known is not None:
-        return _proposed_before(request, known, guard)
+        return _proposed_before(known, guard)
     done = store().entry(program_id, guard.partition)
     if done is None and adjusting.needs_second_person(rulebook, command.points):
         return _propose(request, command, key, guard)
@@ -138,7 +140,7 @@ def _propose(request: Request, command: Adjustment, key: str, guard: Guard) -> R
     identity = adjusting.adjustment_id(key)
     if not store().create_record(Record(_proposals(request.program_id), identity, fields)):
         known = store().record(_proposals(request.program_id), identity) or {}
-        return _proposed_before(request, known, guard)
+        return _proposed_before(known, guard)
     made = store().record(_proposals(request.program_id), identity) or {}
     try:
         store().member(request.program_id, command.member_id, consistent=True)
@@ -151,12 +153,11 @@ def _propose(request: Request, command: Adjustment, key: str, guard: Guard) -> R
     return Response(_proposal(made, made["at"]), 202)
 
 
-def _proposed_before(request: Request, known: dict[str, Any], guard: Guard) -> Response:
+def _proposed_before(known: dict[str, Any], guard: Guard) -> Response:
     """The first answer again: that it was proposed."""
     if known["fingerprint"] != guard.fingerprint:
         raise KeyReused
     first = _proposal({**known, "status": "proposed", "settled_by": None}, known["at"])
-    del request
     return Response(first, 202, {"Idempotency-Replayed": "true"})
 
 
@@ -227,12 +228,13 @@ def approve(request: Request) -> Response:
     program_id, by = request.program_id, request.caller.subject
     rulebook = store().rulebook_in_force(program_id, request.now)
     first = _open(request)
+    expires_on = first.get("expires_on")
     command = Adjustment.model_construct(
         member_id=first["member_id"],
         points=first["points"],
         reason_code=first["reason_code"],
         note=first.get("note"),
-        expires_on=_date(first.get("expires_on")),
+        expires_on=None if expires_on is None else date.fromisoformat(expires_on),
     )
     guard = Guard(key_partition(first["key"]), "approved", first["fingerprint"])
 
@@ -258,14 +260,8 @@ def approve(request: Request) -> Response:
             records=records,
         )
 
-    committed = store().commit(program_id, [command.member_id], guard, decide)
+    committed = store().commit(program_id, [command.member_id], guard, decide, reads=True)
     return answer(committed, projections.adjusted(committed.entry))
-
-
-def _date(text: str | None) -> Any:
-    from datetime import date
-
-    return None if text is None else date.fromisoformat(text)
 
 
 def _open(request: Request) -> dict[str, Any]:
@@ -402,40 +398,30 @@ def _change(request: Request, kind: Literal["block", "unblock", "close"]) -> Res
 STATUS_PROBLEMS = ("member_not_found", "member_erased", "member_closed", "idempotency_key_reused")
 
 
-@handler.route(
-    "POST",
-    f"{BASE}/members/{{member_id}}/block",
-    roles=STAFF,
-    answers={200: projections.StatusChanged},
-    problems=STATUS_PROBLEMS,
-    key="optional",
-)
+def _status_route(change: str) -> Callable[[Handler], Handler]:
+    return handler.route(
+        "POST",
+        f"{BASE}/members/{{member_id}}/{change}",
+        roles=STAFF,
+        answers={200: projections.StatusChanged},
+        problems=STATUS_PROBLEMS,
+        key="optional",
+    )
+
+
+@_status_route("block")
 def block(request: Request) -> Response:
     """Let a member earn, but not spend."""
     return _change(request, "block")
 
 
-@handler.route(
-    "POST",
-    f"{BASE}/members/{{member_id}}/unblock",
-    roles=STAFF,
-    answers={200: projections.StatusChanged},
-    problems=STATUS_PROBLEMS,
-    key="optional",
-)
+@_status_route("unblock")
 def unblock(request: Request) -> Response:
     """Let a member spend again."""
     return _change(request, "unblock")
 
 
-@handler.route(
-    "POST",
-    f"{BASE}/members/{{member_id}}/close",
-    roles=STAFF,
-    answers={200: projections.StatusChanged},
-    problems=STATUS_PROBLEMS,
-    key="optional",
-)
+@_status_route("close")
 def close(request: Request) -> Response:
     """End a membership: nothing is earned or spent any more, points expire by themselves."""
     return _change(request, "close")

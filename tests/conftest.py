@@ -23,6 +23,7 @@ import httpx
 import hypothesis
 import pytest
 
+from tests.workers import Clients
 from tools.engine import LOCAL_CREDENTIALS, Engine, Tables, create_tables
 from tools.template import ROOT, Template
 
@@ -220,6 +221,13 @@ def start_service(
     yield start
     for service in running:
         service.stop(signal.SIGKILL)
+
+
+@pytest.fixture(scope="module")
+def clients() -> Iterator[Clients]:
+    """Sixty-four clients in eight processes."""
+    with Clients() as clients:
+        yield clients
 
 
 @pytest.fixture(scope="session")

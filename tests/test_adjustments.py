@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import AbstractContextManager
 from dataclasses import replace
 from datetime import timedelta
 from typing import Any
@@ -11,28 +10,16 @@ from typing import Any
 import pytest
 
 from tests import workers
-from tests.faults import Faults
 from tests.programs import shop
-from tests.workers import BASE, NOON, Books, Call, Clients, deployed, done, send, without_pause
+from tests.workers import BASE, NOON, Books, Call, Clients, done, send
 from tools import meter
 from tools.engine import Engine, Tables
 
 REVIEW = {"rule_id": "review", "trigger": "review", "earn": {"points": 50}}
 
 
-class House:
+class House(workers.House):
     """The shop's handlers on fresh tables; ana has 50 points."""
-
-    def __init__(self, engine: Engine, tables: Tables) -> None:
-        self.endpoint = engine.endpoint
-        self.tables = tables
-        self.client = workers.connect(engine.endpoint)
-        self.direct = engine.client(parameter_validation=False)
-        self.faults = Faults(self.client)
-        meter.attach(self.client)
-
-    def on(self, days: float) -> AbstractContextManager[Any]:
-        return deployed(self.client, self.tables, NOON + timedelta(days=days), sleep=without_pause)
 
     def open(self, **more: Any) -> None:
         done(workers.publish(shop(rules=[REVIEW], limits=[], rewards=[], **more)))

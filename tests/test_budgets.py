@@ -7,7 +7,6 @@ import json
 from collections import Counter
 from collections.abc import Iterator, Mapping
 from contextlib import AbstractContextManager
-from datetime import timedelta
 from decimal import Decimal
 from typing import Any
 
@@ -24,7 +23,7 @@ from loyalty.model import Account, NeedsBudgets
 from loyalty.program import parse
 from loyalty.rules import Evaluation, Rulebook
 from tests import workers
-from tests.faults import Fault, Faults
+from tests.faults import Fault
 from tests.programs import shop, smallest
 from tests.strategies import BEGINNINGS, EVENTS, PROGRAM_DOCUMENTS, SOME_GROUPS, local_date
 from tests.workers import NOON, Books, Clients, deployed, done, send, without_pause
@@ -284,22 +283,12 @@ def whole(event: dict[str, Any], document: dict[str, Any]) -> dict[str, Any]:
 REVIEW = {"rule_id": "review", "trigger": "review", "earn": {"points": 10}}
 
 
-class House:
+class House(workers.House):
     """The shop's handlers on fresh tables; every review gives 10 points, every euro 1."""
-
-    def __init__(self, engine: Engine, tables: Tables) -> None:
-        self.endpoint = engine.endpoint
-        self.tables = tables
-        self.client = workers.connect(engine.endpoint)
-        self.direct = engine.client(parameter_validation=False)
-        self.faults = Faults(self.client)
-        meter.attach(self.client)
 
     def on(self, minutes: int) -> AbstractContextManager[Any]:
         """The service, so many minutes after noon, as a process that has just started."""
-        return deployed(
-            self.client, self.tables, NOON + timedelta(minutes=minutes), sleep=without_pause
-        )
+        return self.after(minutes=minutes)
 
     def publish(self, replaces: int | None = None, **more: Any) -> None:
         document = shop(rules=[REVIEW, PER_EURO], limits=[], rewards=[], **more)
@@ -560,12 +549,6 @@ def test_somebody_else_takes_the_last_points_between_look_and_draw(house: House)
 
 
 # Sixty-four at once
-
-
-@pytest.fixture(scope="module")
-def clients() -> Iterator[Clients]:
-    with Clients() as clients:
-        yield clients
 
 
 def test_64_clients_at_once_share_out_exactly_what_is_left(house: House, clients: Clients) -> None:

@@ -6,7 +6,6 @@ import copy
 from collections.abc import Iterator
 from contextlib import AbstractContextManager
 from dataclasses import replace
-from datetime import timedelta
 from typing import Any
 
 import pytest
@@ -18,7 +17,7 @@ from loyalty.model import Known, NeedsBudgets, NeedsHistory, Refusal
 from tests import workers
 from tests.programs import shop, smallest
 from tests.strategies import DAY, HOUR, MINUTE, Ledger, instant
-from tests.workers import NOON, Call, Clients, deployed, done, send, without_pause
+from tests.workers import NOON, Call, Clients, done, send
 from tools import meter
 from tools.engine import Engine, Tables
 
@@ -267,20 +266,11 @@ def test_when_a_used_up_limit_is_free_again_is_told() -> None:
 # Over HTTP
 
 
-class House:
+class House(workers.House):
     """The shop's handlers on fresh tables; who enrols is given 100 points."""
 
-    def __init__(self, engine: Engine, tables: Tables) -> None:
-        self.endpoint = engine.endpoint
-        self.tables = tables
-        self.client = workers.connect(engine.endpoint)
-        self.direct = engine.client(parameter_validation=False)
-        meter.attach(self.client)
-
     def on(self, minutes: float) -> AbstractContextManager[Any]:
-        return deployed(
-            self.client, self.tables, NOON + timedelta(minutes=minutes), sleep=without_pause
-        )
+        return self.after(minutes=minutes)
 
     def publish(self, rewards: list[dict[str, Any]], replaces: int | None = None) -> None:
         rule = {"rule_id": "hello", "trigger": "registration", "earn": {"points": 100}}
@@ -387,12 +377,6 @@ def test_a_new_version_changes_what_is_left_by_what_it_changes_the_total(house: 
         done(take("ana", "one"))
         assert left() == 0
     workers.proved(house.direct, house.tables)
-
-
-@pytest.fixture(scope="module")
-def clients() -> Iterator[Clients]:
-    with Clients() as clients:
-        yield clients
 
 
 def test_of_64_at_once_one_member_gets_as_many_as_the_limit_says(

@@ -7,7 +7,7 @@ The clients do what they are told: after a 503 they send the same request again,
 import logging
 import random
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -22,12 +22,6 @@ log = logging.getLogger(__name__)
 
 CLIENTS = 64
 MEMBERS = [f"member-{i:02}" for i in range(20)]
-
-
-@pytest.fixture(scope="module")
-def clients() -> Iterator[Clients]:
-    with Clients() as clients:
-        yield clients
 
 
 class Town:

@@ -7,33 +7,26 @@ from __future__ import annotations
 import base64
 import json
 from collections.abc import Iterator
-from contextlib import AbstractContextManager
 from dataclasses import replace
 from datetime import date, timedelta
 from typing import Any, NamedTuple
-from unittest import mock
 from urllib.parse import quote
 
 import boto3
 import pytest
 from botocore.config import Config
 
-import expire
 from loyalty import edge
 from loyalty.decisions import stock_id
 from tests import workers
-from tests.faults import Fault, Faults
+from tests.faults import Fault
 from tests.programs import shop
 from tests.workers import (
-    NOON,
-    Books,
     Call,
     Clients,
     by_member,
-    deployed,
     done,
     send,
-    without_pause,
 )
 from tools.engine import LOCAL_CREDENTIALS, Engine, Tables
 
@@ -52,32 +45,13 @@ WHOLE = {"rule_id": "whole", "trigger": "profile_completed", "earn": {"points": 
 VISIT = {"rule_id": "visit", "trigger": "check_in", "earn": {"points": 5}}
 
 
-class Office:
+class Office(workers.House):
     """The shop's handlers on fresh tables, on days counted from noon."""
-
-    def __init__(self, engine: Engine, tables: Tables) -> None:
-        self.endpoint = engine.endpoint
-        self.tables = tables
-        self.client = workers.connect(engine.endpoint)
-        self.direct = engine.client(parameter_validation=False)
-        self.faults = Faults(self.client)
-
-    def on(self, days: float) -> AbstractContextManager[Any]:
-        """The service, so many days after noon, as a process that has just started."""
-        return deployed(self.client, self.tables, NOON + timedelta(days=days), sleep=without_pause)
 
     def open(self, **sections: Any) -> None:
         rules = [PER_EURO, WHOLE, VISIT]
         document = shop(**{"rules": rules, "limits": [], "rewards": [], **sections})
         done(workers.publish(document))
-
-    def books(self) -> Books:
-        return Books.read(self.direct, self.tables)
-
-    def proved(self) -> dict[str, Any]:
-        """Every account, after all entries have been found true."""
-        members = workers.proved(self.direct, self.tables)
-        return {member_id: account for member_id, (account, _) in members.items()}
 
     def stream(self) -> list[Any]:
         """Every record of the ledger's stream."""
@@ -102,13 +76,6 @@ class Office:
                     found += page["Records"]
                     following = page.get("NextShardIterator") if page["Records"] else None
         return found
-
-    def sweep(self) -> None:
-        """The scheduled sweep of all accounts."""
-        body = json.dumps({"segment": 0, "segments": 1, "start": None})
-        context = mock.Mock(get_remaining_time_in_millis=lambda: 900_000)
-        answer = expire.handler({"Records": [{"messageId": "1", "body": body}]}, context)
-        assert answer == {"batchItemFailures": []}
 
 
 @pytest.fixture
@@ -283,7 +250,7 @@ def test_a_thousand_personal_values_are_nowhere_after_their_members_were_erased(
     assert sum("#referral#" in pk for pk in kept) == 1
     # The ledger holds what it held, and goes on from there.
     assert set(map(text_of, before.ledger)) <= set(map(text_of, after.ledger))
-    members = office.proved()
+    members = office.accounts()
     assert all(m.balance == m.pending_points == 0 for n, m in members.items() if n != "other")
 
 
@@ -418,7 +385,7 @@ def test_everything_is_written_off(office: Office) -> None:
     done(workers.purchase("order", "ana", 5000))
     assert edge.store().budget("shop", stock_id("mug")) == 2
     done(workers.erase("ana"))
-    ana = office.proved()["ana"]
+    ana = office.accounts()["ana"]
     assert (ana.lots, ana.pending, ana.holds, ana.debt, ana.due_on) == ((), (), (), 0, None)
     assert (ana.status, ana.groups, ana.birthday, ana.tier) == ("erased", (), 0, "")
     # The piece that was held is there for others.
@@ -433,7 +400,7 @@ def test_who_is_blocked_or_closed_can_be_erased(office: Office, status: str) -> 
     done(workers.enrol("ana", name=STEM))
     done(workers.become(status, "ana"))
     done(workers.erase("ana"))
-    assert office.proved()["ana"].status == "erased"
+    assert office.accounts()["ana"].status == "erased"
 
 
 def test_a_debt_is_forgiven(office: Office) -> None:
@@ -443,7 +410,7 @@ def test_a_debt_is_forgiven(office: Office) -> None:
     done(workers.redeem("ana", "pay", points=50))
     done(workers.reverse("order", "return"))
     done(workers.erase("ana"))
-    assert office.proved()["ana"].debt == 0
+    assert office.accounts()["ana"].debt == 0
 
 
 @pytest.mark.parametrize(
@@ -527,7 +494,7 @@ def test_a_lost_answer_erases_once(office: Office, fault: Fault) -> None:
     office.faults.follow({0: fault}, of="TransactWriteItems")
     assert done(workers.erase("ana"))["status"] == "erased"
     office.faults.heal()
-    assert office.proved()["ana"].seq == 2
+    assert office.accounts()["ana"].seq == 2
     assert not traces(text_of(office.books().records), [])
 
 
@@ -548,7 +515,7 @@ def test_what_was_cut_off_is_finished_by_a_repeat(office: Office) -> None:
     assert done(workers.erase("ana"))["status"] == "erased"
     assert not traces(text_of(office.books().records), [])
     assert {r["pk"]["S"] for r in office.books().records} == {"shop#program"}
-    office.proved()
+    office.accounts()
 
 
 @pytest.mark.parametrize(
@@ -569,7 +536,7 @@ def test_what_comes_between_look_and_write_is_forgotten_too(office: Office, betw
     assert done(workers.erase("ana"))["status"] == "erased"
     office.faults.heal()
     assert not traces(text_of(office.books().records), [])
-    assert office.proved()["ana"].balance == 0
+    assert office.accounts()["ana"].balance == 0
 
 
 def test_a_note_that_is_proposed_while_its_member_is_erased_is_nowhere(office: Office) -> None:
@@ -632,6 +599,6 @@ def test_of_8_clients_at_once_that_award_change_note_and_erase_nothing_personal_
             "member_erased",
             "insufficient_points",
         )
-    ana = office.proved()["ana"]
+    ana = office.accounts()["ana"]
     assert (ana.status, ana.balance, ana.birthday) == ("erased", 0, 0)
     assert not traces(text_of(list(office.books().records)), [])

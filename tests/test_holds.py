@@ -7,7 +7,6 @@ from collections import Counter
 from collections.abc import Iterator
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field, replace
-from datetime import timedelta
 from decimal import Decimal
 from typing import Any
 
@@ -22,7 +21,7 @@ from loyalty.model import NEVER, Account, Counts, Entry, Posting, Refusal
 from loyalty.redeeming import status_of
 from loyalty.wire import account_item, account_of, entry_item, entry_of
 from tests import workers
-from tests.faults import Fault, Faults
+from tests.faults import Fault
 from tests.programs import shop, smallest
 from tests.strategies import (
     DAY,
@@ -35,7 +34,7 @@ from tests.strategies import (
     number,
     refused,
 )
-from tests.workers import NOON, Answer, Clients, deployed, done, send, without_pause
+from tests.workers import Answer, Clients, done, send
 from tools import meter
 from tools.engine import Engine, Tables
 
@@ -569,22 +568,12 @@ COFFEE = {
 PLAIN = {"reward_id": "plain", "kind": "experience", "cost": 40}
 
 
-class House:
+class House(workers.House):
     """The shop's handlers on fresh tables; a gift gives 100 points."""
-
-    def __init__(self, engine: Engine, tables: Tables) -> None:
-        self.endpoint = engine.endpoint
-        self.tables = tables
-        self.client = workers.connect(engine.endpoint)
-        self.direct = engine.client(parameter_validation=False)
-        self.faults = Faults(self.client)
-        meter.attach(self.client)
 
     def on(self, minutes: float) -> AbstractContextManager[Any]:
         """The service, so many minutes after noon, as a process that has just started."""
-        return deployed(
-            self.client, self.tables, NOON + timedelta(minutes=minutes), sleep=without_pause
-        )
+        return self.after(minutes=minutes)
 
     def open(self, *members: str, **more: Any) -> None:
         """Publish a program, and give these members 100 points each."""
@@ -808,12 +797,6 @@ def test_giving_up_a_hold_costs_no_more_than_holding(
 
 
 # Sixty-four at once
-
-
-@pytest.fixture(scope="module")
-def clients() -> Iterator[Clients]:
-    with Clients() as clients:
-        yield clients
 
 
 def test_of_64_holds_and_redemptions_at_once_no_point_goes_twice(

@@ -3,19 +3,15 @@ way, nothing that is paid once is paid twice, and every id that ever was goes on
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator
-from contextlib import AbstractContextManager
 from dataclasses import replace
-from datetime import datetime, timedelta
+from datetime import datetime
 from typing import Any
-from unittest import mock
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-import expire
 from loyalty import edge, lifecycle
 from loyalty.dates import day_number, milliseconds
 from loyalty.decisions import Guard
@@ -25,9 +21,9 @@ from loyalty.program import parse
 from loyalty.rules import Rulebook
 from loyalty.wire import account_item, account_of, entry_item, entry_of
 from tests import workers
-from tests.faults import Fault, Faults
+from tests.faults import Fault
 from tests.programs import shop, smallest
-from tests.workers import NOON, Books, Clients, by_member, deployed, done, send, without_pause
+from tests.workers import NOON, Clients, by_member, done, send
 from tools import meter
 from tools.engine import Engine, Tables
 
@@ -46,20 +42,8 @@ LEVELS = [
 ]
 
 
-class Life:
+class Life(workers.House):
     """The shop's handlers on fresh tables, on days counted from noon."""
-
-    def __init__(self, engine: Engine, tables: Tables) -> None:
-        self.endpoint = engine.endpoint
-        self.tables = tables
-        self.client = workers.connect(engine.endpoint)
-        self.direct = engine.client(parameter_validation=False)
-        self.faults = Faults(self.client)
-        meter.attach(self.client)
-
-    def on(self, days: float) -> AbstractContextManager[Any]:
-        """The service, so many days after noon, as a process that has just started."""
-        return deployed(self.client, self.tables, NOON + timedelta(days=days), sleep=without_pause)
 
     def open(self, *members: str, **sections: Any) -> None:
         """Publish a program and enrol members, who get nothing for it."""
@@ -67,21 +51,6 @@ class Life:
         done(workers.publish(document))
         for member_id in members:
             done(workers.enrol(member_id))
-
-    def books(self) -> Books:
-        return Books.read(self.direct, self.tables)
-
-    def proved(self) -> dict[str, Account]:
-        """Every account, after all entries have been found true."""
-        members = workers.proved(self.direct, self.tables)
-        return {member_id: account for member_id, (account, _) in members.items()}
-
-    def sweep(self) -> None:
-        """The scheduled sweep of all accounts."""
-        body = json.dumps({"segment": 0, "segments": 1, "start": None})
-        context = mock.Mock(get_remaining_time_in_millis=lambda: 900_000)
-        answer = expire.handler({"Records": [{"messageId": "1", "body": body}]}, context)
-        assert answer == {"batchItemFailures": []}
 
 
 @pytest.fixture
@@ -129,7 +98,7 @@ def test_a_blocked_member_earns_and_cannot_spend(life: Life) -> None:
     assert "status" not in done(workers.profile("ana"))
     done(workers.capture(held["redemption_id"]))
     done(workers.redeem("ana", "pay", points=50))
-    assert life.proved()["ana"].balance == 0
+    assert life.accounts()["ana"].balance == 0
 
 
 def test_a_closed_member_neither_earns_nor_spends_and_points_expire_by_themselves(
@@ -155,7 +124,7 @@ def test_a_closed_member_neither_earns_nor_spends_and_points_expire_by_themselve
     assert done(workers.reverse("order", "return"))["points"] == 50
     done(workers.change("ana", name="Ana", groups=["vip"]))
     assert done(workers.profile("ana"))["groups"] == ["vip"]
-    life.proved()
+    life.accounts()
 
 
 def test_the_points_of_a_closed_member_go_on_their_day(life: Life) -> None:
@@ -165,7 +134,7 @@ def test_the_points_of_a_closed_member_go_on_their_day(life: Life) -> None:
     with life.on(31):
         assert available("ana") == 0
         life.sweep()
-        assert life.proved()["ana"].lots == ()
+        assert life.accounts()["ana"].lots == ()
         assert done(workers.erase("ana")) == {"member_id": "ana", "status": "erased"}
 
 
@@ -196,7 +165,7 @@ def test_a_repeat_under_its_key_gets_the_first_answer(life: Life) -> None:
     again = send(workers.become("block", "ana", "block it"))
     assert (again.status, again.body, again.replayed) == (200, first.body, True)
     assert refused(workers.become("close", "ana", "block it")) == (422, "idempotency_key_reused")
-    assert life.proved()["ana"].status == ""
+    assert life.accounts()["ana"].status == ""
 
 
 @pytest.mark.parametrize("fault", ["answer lost", "request lost", "conflict"])
@@ -205,7 +174,7 @@ def test_a_lost_answer_blocks_once(life: Life, fault: Fault) -> None:
     life.faults.follow({0: fault}, of="TransactWriteItems")
     assert done(workers.become("block", "ana"))["status"] == "blocked"
     life.faults.heal()
-    assert life.proved()["ana"].seq == 2
+    assert life.accounts()["ana"].seq == 2
 
 
 @pytest.mark.parametrize("scope", ["loyalty/merchant", "loyalty/member"])
@@ -248,7 +217,7 @@ def test_a_merge_moves_everything_with_its_dates(life: Life) -> None:
     with life.on(14):
         done(workers.purchase("late", "ben", 3000))
         done(workers.purchase("hers", "ana", 2000))
-        before = life.proved()
+        before = life.accounts()
         answer = done(workers.merge("ben", "ana", "one"))
         assert answer == {
             "member_id": "ana",
@@ -257,7 +226,7 @@ def test_a_merge_moves_everything_with_its_dates(life: Life) -> None:
             "points": 80,
             "balance": 50,
         }
-        after = life.proved()
+        after = life.accounts()
         ben, ana = after["ben"], after["ana"]
         assert ana.lots == before["ben"].lots
         assert ana.pending == ((TODAY + 28, before["ben"].pending[0][1], 50),)
@@ -298,7 +267,7 @@ def test_open_holds_are_settled_before_a_merge(life: Life) -> None:
     assert refused(workers.merge("ben", "ana", "one")) == (409, "open_holds")
     done(workers.cancel(held["redemption_id"]))
     done(workers.merge("ben", "ana", "one"))
-    ana = life.proved()["ana"]
+    ana = life.accounts()["ana"]
     assert (ana.available, ana.held) == (17, 3)
 
 
@@ -308,7 +277,7 @@ def test_a_hold_that_has_lapsed_keeps_nobody_apart(life: Life) -> None:
     done(workers.redeem("ben", "hold", points=4, hold=True))
     with life.on(1):
         done(workers.merge("ben", "ana", "one"))
-        assert life.proved()["ana"].available == 10
+        assert life.accounts()["ana"].available == 10
 
 
 @pytest.mark.parametrize("blocked", ["ana", "ben"])
@@ -316,7 +285,7 @@ def test_who_was_blocked_as_one_of_two_is_blocked_as_both(life: Life, blocked: s
     life.open("ana", "ben")
     done(workers.become("block", blocked))
     done(workers.merge("ben", "ana", "one"))
-    assert life.proved()["ana"].status == "blocked"
+    assert life.accounts()["ana"].status == "blocked"
     assert done(workers.balance("ben"))["status"] == "blocked"
 
 
@@ -327,7 +296,7 @@ def test_what_the_one_owes_is_paid_from_what_the_other_has(life: Life) -> None:
     done(workers.reverse("order", "return"))
     done(workers.purchase("hers", "ana", 5000))
     assert done(workers.merge("ben", "ana", "one"))["points"] == -30
-    ana = life.proved()["ana"]
+    ana = life.accounts()["ana"]
     assert (ana.available, ana.debt) == (20, 0)
 
 
@@ -338,7 +307,7 @@ def test_a_member_who_owes_is_helped_by_the_one_who_comes(life: Life) -> None:
     done(workers.reverse("order", "return"))
     done(workers.purchase("his", "ben", 5000))
     done(workers.merge("ben", "ana", "one"))
-    ana = life.proved()["ana"]
+    ana = life.accounts()["ana"]
     assert (ana.available, ana.debt) == (0, 20)
 
 
@@ -557,7 +526,7 @@ def test_a_birthday_is_paid_once_to_both(
         done(workers.change("ana", birthday="1990-12-28"))
         life.sweep()
         assert available("ana") == 100 + 2 * also
-        life.proved()
+        life.accounts()
 
 
 def test_an_anniversary_is_paid_once_to_both(life: Life) -> None:
@@ -686,7 +655,7 @@ def test_every_route_reaches_the_survivor_under_the_old_id(life: Life) -> None:
     assert done(workers.become("block", "ben"))["member_id"] == "ana"
     assert done(workers.export("ben")) == done(workers.export("ana"))
     assert available("ana") == 45
-    life.proved()
+    life.accounts()
 
 
 def test_a_check_in_with_the_old_id_counts_towards_the_same_limit(life: Life) -> None:
@@ -728,7 +697,7 @@ def test_an_alias_of_an_alias_reaches_the_last_survivor(life: Life) -> None:
     exported = done(workers.export("ana"))
     assert set(exported["merged_member_ids"]) == {"ana", "ben", "cleo"}
     assert sum(row["points"] for row in exported["entries"]["items"]) == 20
-    life.proved()
+    life.accounts()
 
 
 def test_the_past_of_both_ids_is_answered_as_it_was(life: Life) -> None:
@@ -756,7 +725,7 @@ def test_a_refund_of_an_order_of_the_old_id_is_taken_from_the_survivor(life: Lif
     answer = done(workers.reverse("order", "second"))
     assert (answer["member_id"], answer["points"]) == ("ana", 30)
     assert available("ana") == 0
-    assert life.proved()["ana"].lifetime == 0
+    assert life.accounts()["ana"].lifetime == 0
 
 
 def test_what_expired_after_the_merge_is_not_taken_twice(life: Life) -> None:
@@ -798,7 +767,7 @@ def test_the_code_of_the_old_id_brings_friends_to_the_survivor(life: Life) -> No
     assert available("ana") == 400
     done(workers.reverse("order-early", "return"))
     assert available("ana") == 200
-    life.proved()
+    life.accounts()
 
 
 def test_who_became_one_with_the_referrer_is_paid_no_referral(life: Life) -> None:
@@ -818,7 +787,7 @@ def test_a_refund_takes_both_sides_from_who_was_referred_by_himself(life: Life) 
     done(workers.merge("ben", "ana", "one"))
     assert available("ana") == 310
     assert done(workers.reverse("order", "return"))["points"] == 310
-    assert life.proved()["ana"].lifetime == 0
+    assert life.accounts()["ana"].lifetime == 0
 
 
 @pytest.mark.parametrize("gone", ["close", "erase"])
@@ -837,7 +806,7 @@ def test_a_refund_of_a_friends_order_works_after_the_referrer_was_erased(life: L
     done(workers.purchase("order", "ben", 1000))
     done(workers.erase("ana"))
     assert done(workers.reverse("order", "return"))["points"] == 110
-    life.proved()
+    life.accounts()
 
 
 # Races and faults
@@ -850,7 +819,7 @@ def test_a_lost_answer_merges_once(life: Life, fault: Fault) -> None:
     life.faults.follow({0: fault}, of="TransactWriteItems")
     assert done(workers.merge("ben", "ana", "one"))["balance"] == 10
     life.faults.heal()
-    assert life.proved()["ana"].balance == 10
+    assert life.accounts()["ana"].balance == 10
 
 
 @pytest.mark.parametrize("who", ["ana", "ben"])
@@ -866,7 +835,7 @@ def test_a_merge_between_look_and_write_sends_an_award_to_the_survivor(life: Lif
     between = workers.meanwhile(workers.merge("ben", "ana", "one"))
     life.faults.follow({0: between}, of="TransactWriteItems")
     assert done(workers.purchase("order", "ben", 1000))["member_id"] == "ana"
-    assert life.proved()["ana"].balance == 10
+    assert life.accounts()["ana"].balance == 10
 
 
 def test_merges_in_a_circle_at_once_leave_one_member_with_everything(life: Life) -> None:
@@ -883,7 +852,7 @@ def test_merges_in_a_circle_at_once_leave_one_member_with_everything(life: Life)
     merges = [script[0] for script in played.answers[:16:2]]
     assert sorted(answer.status for answer in merges) == [201] * 7 + [409]
     assert [a.body["code"] for a in merges if a.status == 409] == ["same_member"]
-    members = life.proved()
+    members = life.accounts()
     [alone] = [account for account in members.values() if not account.merged_into]
     assert alone.balance == 8 * 3 * 10
     assert {available(name) for name in names} == {240}

@@ -4,9 +4,7 @@ taken back takes back what it paid to both."""
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import AbstractContextManager
 from dataclasses import replace
-from datetime import timedelta
 from typing import Any
 
 import pytest
@@ -23,9 +21,8 @@ from loyalty.referrals import same_person
 from loyalty.rules import Rulebook
 from loyalty.wire import account_item
 from tests import workers
-from tests.faults import Faults
 from tests.programs import shop, smallest
-from tests.workers import NOON, Books, Call, Clients, deployed, done, send, without_pause
+from tests.workers import NOON, Books, Call, Clients, done, send
 from tools import meter
 from tools.engine import Engine, Tables
 
@@ -39,21 +36,12 @@ PER_EURO = {
 }
 
 
-class House:
+class House(workers.House):
     """The shop's handlers on fresh tables; ana is enrolled, and `code` is hers."""
 
     def __init__(self, engine: Engine, tables: Tables) -> None:
-        self.endpoint = engine.endpoint
-        self.tables = tables
-        self.client = workers.connect(engine.endpoint)
-        self.direct = engine.client(parameter_validation=False)
-        self.faults = Faults(self.client)
-        meter.attach(self.client)
+        super().__init__(engine, tables)
         self.code = ""
-
-    def on(self, days: float) -> AbstractContextManager[Any]:
-        """The service, so many days after noon, as a process that has just started."""
-        return deployed(self.client, self.tables, NOON + timedelta(days=days), sleep=without_pause)
 
     def open(self, referral: dict[str, Any], **more: Any) -> None:
         """Publish a program with these terms, and enrol ana."""

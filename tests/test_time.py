@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from loyalty.dates import day_begins, day_number, from_day_number, milliseconds
-from loyalty.lots import advance, due_on
+from loyalty.lots import advance, due_on, expiry
 from loyalty.model import NEVER, Account
 from loyalty.program import publishable
 from loyalty.projections import balance
@@ -108,8 +108,6 @@ def test_every_month_end_and_every_leap_day_from_1970_to_2100(zone: str) -> None
     """31 January and a month is the last of February; rounded up it is the first of March."""
     document = program(zone, expiry=[{"after": "P1M"}, {"after": "P1M", "round_up_to": "month"}])
     policies = publishable(document).expiry
-    from loyalty.lots import expiry  # the function, beside the policy of the same name
-
     for year in range(1970, 2101):
         for month in range(1, 13):
             following = date(year + month // 12, month % 12 + 1, 1)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import random
 from collections.abc import Iterator
-from contextlib import AbstractContextManager
 from dataclasses import replace
 from datetime import timedelta
 from typing import Any
@@ -20,9 +19,8 @@ from loyalty.model import NEVER, Account, Known, Refusal
 from loyalty.program import parse
 from loyalty.rules import Rulebook
 from tests import workers
-from tests.faults import Faults
 from tests.programs import shop, smallest
-from tests.workers import NOON, Books, Call, Clients, deployed, done, send, without_pause
+from tests.workers import NOON, Books, Call, Clients, done, send
 from tools import meter
 from tools.engine import Engine, Tables
 
@@ -35,19 +33,8 @@ QUIZ = {
 }
 
 
-class House:
+class House(workers.House):
     """The shop's handlers on fresh tables."""
-
-    def __init__(self, engine: Engine, tables: Tables) -> None:
-        self.endpoint = engine.endpoint
-        self.tables = tables
-        self.client = workers.connect(engine.endpoint)
-        self.direct = engine.client(parameter_validation=False)
-        self.faults = Faults(self.client)
-        meter.attach(self.client)
-
-    def on(self, days: float) -> AbstractContextManager[Any]:
-        return deployed(self.client, self.tables, NOON + timedelta(days=days), sleep=without_pause)
 
     def open(self, *members: str, terms: dict[str, Any] | None = None, **more: Any) -> None:
         """Publish a program with transfers, and enrol members with 50 points each."""

@@ -7,7 +7,6 @@ from collections import Counter
 from collections.abc import Iterator
 from contextlib import AbstractContextManager
 from dataclasses import replace
-from datetime import timedelta
 from typing import Any
 
 import pytest
@@ -15,18 +14,15 @@ import pytest
 from loyalty.codes import voucher_code, voucher_hash
 from loyalty.store import secrets_of
 from tests import workers
-from tests.faults import Fault, Faults
+from tests.faults import Fault
 from tests.programs import shop
 from tests.workers import (
-    NOON,
     Answer,
     Books,
     Call,
     Clients,
-    deployed,
     done,
     send,
-    without_pause,
 )
 from tools import meter
 from tools.engine import Engine, Tables
@@ -52,22 +48,12 @@ REWARDS = [
 WRONG = "00000-00000-00000-00000"
 
 
-class House:
+class House(workers.House):
     """The shop's handlers on fresh tables; ana has 1,000 points."""
-
-    def __init__(self, engine: Engine, tables: Tables) -> None:
-        self.endpoint = engine.endpoint
-        self.tables = tables
-        self.client = workers.connect(engine.endpoint)
-        self.direct = engine.client(parameter_validation=False)
-        self.faults = Faults(self.client)
-        meter.attach(self.client)
 
     def on(self, minutes: float) -> AbstractContextManager[Any]:
         """The service, so many minutes after noon, as a process that has just started."""
-        return deployed(
-            self.client, self.tables, NOON + timedelta(minutes=minutes), sleep=without_pause
-        )
+        return self.after(minutes=minutes)
 
     def open(self) -> None:
         rule = {"rule_id": "hello", "trigger": "registration", "earn": {"points": 1000}}
@@ -287,12 +273,6 @@ def test_of_64_guesses_at_once_ten_are_answered(house: House, clients: Clients) 
 
 
 # Sixty-four at once
-
-
-@pytest.fixture(scope="module")
-def clients() -> Iterator[Clients]:
-    with Clients() as clients:
-        yield clients
 
 
 @pytest.mark.parametrize("keyed", [False, True], ids=["without keys", "with one key"])

@@ -3,17 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import AbstractContextManager
-from datetime import timedelta
 from typing import Any
 
 import pytest
 
 from loyalty import edge
 from tests import workers
-from tests.faults import Faults
 from tests.programs import shop
-from tests.workers import NOON, Books, Clients, deployed, done, send, without_pause
+from tests.workers import Books, Clients, done, send
 from tools import meter
 from tools.engine import Engine, Tables
 
@@ -25,19 +22,8 @@ PER_EURO = {
 FIRST = {"rule_id": "first", "trigger": "first_purchase", "earn": {"points": 30}}
 
 
-class House:
+class House(workers.House):
     """The shop's handlers on fresh tables; ana is enrolled."""
-
-    def __init__(self, engine: Engine, tables: Tables) -> None:
-        self.endpoint = engine.endpoint
-        self.tables = tables
-        self.client = workers.connect(engine.endpoint)
-        self.direct = engine.client(parameter_validation=False)
-        self.faults = Faults(self.client)
-        meter.attach(self.client)
-
-    def on(self, days: float) -> AbstractContextManager[Any]:
-        return deployed(self.client, self.tables, NOON + timedelta(days=days), sleep=without_pause)
 
     def open(self, **more: Any) -> None:
         document = shop(**({"rules": [PER_EURO], "limits": [], "rewards": []} | more))

@@ -13,9 +13,9 @@ import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, field, replace
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from functools import cache, partial
 from multiprocessing import forkserver
 from multiprocessing.connection import Connection
@@ -27,7 +27,8 @@ from loyalty.codes import CheckInCode, check_in_code
 from loyalty.model import Account, Entry
 from loyalty.wire import Item, account_of, entry_of, is_waiting, item_hash
 from tests.faults import Faults, Plan, Step
-from tools.engine import LOCAL_CREDENTIALS, Tables
+from tools import meter
+from tools.engine import LOCAL_CREDENTIALS, Engine, Tables
 from tools.template import ROOT
 
 NOON = datetime(2026, 3, 18, 12, 0, tzinfo=UTC)
@@ -576,6 +577,41 @@ def proved(client: Any, tables: Tables) -> dict[str, tuple[Account, list[Entry]]
         members[account.member_id] = account, history
     assert seen == Counter(stored.keys()), "an entry belongs to no member, or to two"
     return members
+
+
+class House:
+    """The handlers on fresh tables, behind a wire that can be broken; its time begins at noon."""
+
+    def __init__(self, engine: Engine, tables: Tables) -> None:
+        self.endpoint = engine.endpoint
+        self.tables = tables
+        self.client = connect(engine.endpoint)
+        self.direct = engine.client(parameter_validation=False)
+        self.faults = Faults(self.client)
+        meter.attach(self.client)
+
+    def after(self, **passed: float) -> AbstractContextManager[Any]:
+        """The service after so many `days`, `hours` or `minutes`, as a process just started."""
+        return deployed(self.client, self.tables, NOON + timedelta(**passed), sleep=without_pause)
+
+    def on(self, days: float) -> AbstractContextManager[Any]:
+        return self.after(days=days)
+
+    def books(self) -> Books:
+        return Books.read(self.direct, self.tables)
+
+    def accounts(self) -> dict[str, Account]:
+        """Every account, after all entries have been found true."""
+        members = proved(self.direct, self.tables)
+        return {member_id: account for member_id, (account, _) in members.items()}
+
+    def sweep(self) -> None:
+        """The scheduled sweep of all accounts."""
+        body = json.dumps({"segment": 0, "segments": 1, "start": None})
+        context = mock.Mock(get_remaining_time_in_millis=lambda: 900_000)
+        handler = importlib.import_module("expire").handler
+        answer = handler({"Records": [{"messageId": "1", "body": body}]}, context)
+        assert answer == {"batchItemFailures": []}
 
 
 def _index(client: Any, tables: Tables, member: str) -> Iterator[Item]:

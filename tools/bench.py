@@ -25,7 +25,6 @@ from loyalty.rules import Rulebook
 NOW = 1_795_348_800_000
 ROUNDS = 60
 DOCUMENT = Path(__file__).parent.parent / "docs" / "benchmarks.md"
-BEGIN, END = "<!-- decide: begin -->", "<!-- decide: end -->"
 
 CASES = (
     # rules, campaigns, offers, lines
@@ -158,15 +157,20 @@ def table() -> str:
 def main() -> int:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--write", action="store_true", help="put the table into the document")
-    found = table()
-    if not parser.parse_args().write:
-        print(found)
-        return 0
-    text = DOCUMENT.read_text("utf-8")
-    before, _, rest = text.partition(BEGIN)
-    _, _, after = rest.partition(END)
-    DOCUMENT.write_text(f"{before}{BEGIN}\n{found}\n{END}{after}", "utf-8")
+    options = parser.parse_args()
+    told("decide", table(), write=options.write)
     return 0
+
+
+def told(name: str, table: str, *, write: bool) -> None:
+    """Print a table, or put it into the document between the marks of that name."""
+    if not write:
+        print(table)
+        return
+    begin, end = f"<!-- {name}: begin -->", f"<!-- {name}: end -->"
+    before, _, rest = DOCUMENT.read_text("utf-8").partition(begin)
+    _, _, after = rest.partition(end)
+    DOCUMENT.write_text(f"{before}{begin}\n{table}\n{end}{after}", "utf-8")
 
 
 if __name__ == "__main__":

@@ -29,10 +29,9 @@ from loyalty.dates import day_number, milliseconds
 from loyalty.model import Account
 from loyalty.wire import account_item
 from tools import meter
+from tools.bench import told
 from tools.engine import LOCAL_CREDENTIALS, Engine, Tables, create_tables
 
-DOCUMENT = Path(__file__).parent.parent / "docs" / "benchmarks.md"
-BEGIN, END = "<!-- sweep: begin -->", "<!-- sweep: end -->"
 NOW = datetime(2026, 6, 1, 0, 5, tzinfo=UTC)
 TODAY = day_number(NOW.date())
 POINTS = 100
@@ -252,14 +251,7 @@ def main() -> int:
     parser.add_argument("--due", type=float, default=0.01, help="part of them that is due")
     parser.add_argument("--write", action="store_true", help="put the table into the document")
     options = parser.parse_args()
-    found = measured(options.accounts, options.due)
-    if not options.write:
-        print(found)
-        return 0
-    text = DOCUMENT.read_text("utf-8")
-    before, _, rest = text.partition(BEGIN)
-    _, _, after = rest.partition(END)
-    DOCUMENT.write_text(f"{before}{BEGIN}\n{found}\n{END}{after}", "utf-8")
+    told("sweep", measured(options.accounts, options.due), write=options.write)
     return 0
 
 

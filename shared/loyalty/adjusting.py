@@ -1,11 +1,10 @@
 """Points that staff give or take, with a reason."""
 
-from base64 import urlsafe_b64encode
 from typing import Any
 
 from loyalty.commands import Adjustment
 from loyalty.dates import day_number
-from loyalty.decisions import Decision, Draft, Guard, Record, may_earn, revived_on
+from loyalty.decisions import Decision, Draft, Guard, Record, id_of, may_earn, revived_on
 from loyalty.lots import credit, expiry, take
 from loyalty.model import Known, Refusal
 from loyalty.rules import Rulebook
@@ -13,7 +12,7 @@ from loyalty.rules import Rulebook
 
 def adjustment_id(key: str) -> str:
     """An adjustment's id: its Idempotency-Key."""
-    return "a-" + urlsafe_b64encode(key.encode()).decode().rstrip("=")
+    return id_of("a", key)
 
 
 def needs_second_person(rulebook: Rulebook, points: int) -> bool:

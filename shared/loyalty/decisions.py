@@ -56,8 +56,12 @@ def key_partition(key: str) -> str:
 
 def redemption_id(entry: Entry) -> str:
     """A redemption's id: its Idempotency-Key, so that it is found by one strongly read."""
-    key = entry.partition.removeprefix("k#")
-    return "r-" + urlsafe_b64encode(key.encode()).decode().rstrip("=")
+    return id_of("r", entry.partition.removeprefix("k#"))
+
+
+def id_of(kind: str, key: str) -> str:
+    """The id of what a command under an Idempotency-Key made, safe in a URL path."""
+    return f"{kind}-{urlsafe_b64encode(key.encode()).decode().rstrip('=')}"
 
 
 def redemption_partition(identity: str) -> str | None:
@@ -67,8 +71,8 @@ def redemption_partition(identity: str) -> str | None:
         key = urlsafe_b64decode(encoded.encode() + b"=" * (-len(encoded) % 4)).decode()
     except (binascii.Error, ValueError):
         return None
-    usual = "r-" + urlsafe_b64encode(key.encode()).decode().rstrip("=")
-    return key_partition(key) if identity == usual and key and "#" not in key else None
+    usual = identity == id_of("r", key)
+    return key_partition(key) if usual and key and "#" not in key else None
 
 
 def revived_on(draft: "Draft") -> Day | None:

@@ -112,26 +112,10 @@ def merge(
     if goes.account.holds:
         raise Refusal("open_holds", "Capture or cancel the holds of this member first.")
     source, today = goes.account, goes.today
-    brought = Posting(
-        "merge",
-        today,
-        lots=tuple((end, -points) for end, points in source.lots),
-        pending=tuple((start, end, -points) for start, end, points in source.pending),
-        debt=-source.debt,
-    )
-    qualifying = tuple((start, -amount) for start, amount in source.qualifying)
-    goes.post(brought)
+    goes.post(_everything(source, "merge", today))
     status: Status = "blocked" if "blocked" in (source.status, stays.account.status) else ""
     goes.account = replace(
-        goes.account,
-        status="merged",
-        merged_into=stays.before.member_id,
-        birthday=0,
-        qualifying=(),
-        tier="",
-        tier_until=None,
-        pinned="",
-        pinned_until=None,
+        _without_standing(goes.account), status="merged", merged_into=stays.before.member_id
     )
     gone = goes.entry(
         "merge",
@@ -141,7 +125,7 @@ def merge(
         lifetime=-source.lifetime,
         groups=(),
         birthday=0,
-        dropped=qualifying,
+        dropped=_uncounted(source),
         reason="merged",
         answer={"s": by},
     )
@@ -169,6 +153,35 @@ def merge(
         answer={"s": by},
     )
     return Decision((entry, gone), records)
+
+
+def _everything(account: Account, kind: Kind, today: Day) -> Posting:
+    """All points of the account going away, and what it owes."""
+    return Posting(
+        kind,
+        today,
+        lots=tuple((end, -points) for end, points in account.lots),
+        pending=tuple((start, end, -points) for start, end, points in account.pending),
+        debt=-account.debt,
+    )
+
+
+def _without_standing(account: Account) -> Account:
+    """The account without tier and birthday: nothing is left that could fall due."""
+    return replace(
+        account,
+        birthday=0,
+        qualifying=(),
+        tier="",
+        tier_until=None,
+        pinned="",
+        pinned_until=None,
+    )
+
+
+def _uncounted(account: Account) -> tuple[tuple[Day, int], ...]:
+    """What the account counts towards a tier, as it counts no more."""
+    return tuple((start, -amount) for start, amount in account.qualifying)
 
 
 def _summed(parts: tuple[tuple[Day, int], ...]) -> dict[Day, int]:
@@ -230,26 +243,8 @@ def erase(
             name = stock_id(hold.reward)
             draws[name] = draws.get(name, 0) - hold.drew
     account = draft.account
-    draft.post(
-        Posting(
-            "erase",
-            draft.today,
-            lots=tuple((end, -points) for end, points in account.lots),
-            pending=tuple((start, end, -points) for start, end, points in account.pending),
-            debt=-account.debt,
-        )
-    )
-    # Nothing is left that could fall due.
-    draft.account = replace(
-        draft.account,
-        status="erased",
-        birthday=0,
-        qualifying=(),
-        tier="",
-        tier_until=None,
-        pinned="",
-        pinned_until=None,
-    )
+    draft.post(_everything(account, "erase", draft.today))
+    draft.account = replace(_without_standing(draft.account), status="erased")
     entry = draft.entry(
         "erase",
         guard,
@@ -257,6 +252,6 @@ def erase(
         groups=(),
         birthday=0,
         referrer="",
-        dropped=tuple((start, -amount) for start, amount in account.qualifying),
+        dropped=_uncounted(account),
     )
     return Decision((entry,), records, draws)

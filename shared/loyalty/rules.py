@@ -530,6 +530,14 @@ class Rulebook:
         whens += [campaign.when for campaign in self.program.campaigns]
         return frozenset(c.name for when in whens if when for c in when.attributes)
 
+    @cached_property
+    def factor_names(self) -> Mapping[Factor, str]:
+        """How each multiplier stands in a stored explanation: `c` and `r` with the number of the
+        campaign or rule, `t` with the tier's id."""
+        names = {factor: f"t{tier_id}" for tier_id, factor in self._tier_factors.items()}
+        names |= {campaign.factor: f"c{k}" for k, campaign in enumerate(self._campaigns)}
+        return names | {s.factor: f"r{s.index}" for s in self._compiled if s.factor is not None}
+
     def considered(self, event_type: str) -> list[int]:
         """The sources an event of this type is held against, in the order of evaluation."""
         return self._considered.get(event_type, [])
@@ -1242,7 +1250,7 @@ def stored_explanation(rulebook: Rulebook, evaluation: Evaluation) -> dict[str, 
     codes = "".join(_CODES[reason] for _, reason in evaluation.reasons)
     stored: dict[str, Any] = {"r": _packed(codes)}
     granted = [
-        [row.index, row.desired, row.points, *(_factor_index(rulebook, f) for f in row.factors)]
+        [row.index, row.desired, row.points, *(rulebook.factor_names[f] for f in row.factors)]
         for row in evaluation.rows
     ]
     if granted:
@@ -1277,16 +1285,6 @@ def limited_by(rulebook: Rulebook, stored: Any) -> list[dict[str, Any]]:
             limit = limits[at]
             found.append({**where, "points": limit.points, "per": limit.per, "over": limit.over})
     return found
-
-
-def _factor_index(rulebook: Rulebook, factor: Factor) -> str:
-    program = rulebook.program
-    if factor.kind == "campaign":
-        ids = [campaign.campaign_id for campaign in program.campaigns]
-        return f"c{ids.index(factor.id)}"
-    if factor.kind == "tier":
-        return f"t{factor.id}"
-    return f"r{[rule.rule_id for rule in program.rules].index(factor.id)}"
 
 
 def _factor(rulebook: Rulebook, stored: str) -> dict[str, Any]:

@@ -269,40 +269,43 @@ class Store:
     def standing(self, program_id: str, partition: str) -> tuple[list[Entry], list[Waiting]]:
         """All that stands under one key, strongly consistent: entries, such as an award and its
         refunds, by their sort key, and refunds that came before it, in the order they came."""
-        request: dict[str, Any] = {
-            "TableName": self._ledger,
-            "KeyConditionExpression": "pk = :p",
-            "ExpressionAttributeValues": {":p": {"S": f"{program_id}#{partition}"}},
-            "ConsistentRead": True,
-        }
-        items = [item for page in self._pages(request) for item in page]
+        items = self._partition(self._ledger, f"{program_id}#{partition}")
         waiting = [waiting_of(item) for item in items if is_waiting(item)]
         return [entry_of(item) for item in items if not is_waiting(item)], waiting
 
     def wait(self, waiting: Waiting) -> bool:
         """Keep a refund until its purchase comes; False where its slot is taken by now."""
         item = waiting_item(waiting)
-        requests: list[Any] = [_put(self._ledger, item, _FREE)]
         for attempt in range(ATTEMPTS):
-            try:
-                self.client.transact_write_items(
-                    TransactItems=requests, ReturnConsumedCapacity="TOTAL"
-                )
+            failed = self._attempted([_put(self._ledger, item, _FREE)])
+            if failed == []:
                 return True
-            except ClientError as error:
-                response: Any = error.response
-                [reason] = response.get("CancellationReasons") or [{"Code": "None"}]
-                if reason["Code"] == "ConditionalCheckFailed":
-                    return bool(reason["Item"] == item)  # ours, if an answer was lost
-                known = _RETRIED | {"TransactionCanceledException"}
-                if response["Error"]["Code"] not in known and (
-                    response["ResponseMetadata"]["HTTPStatusCode"] < 500
-                ):
-                    raise
-            except (HTTPClientError, BotoConnectionError):
-                pass
-            self._sleep(self._jitter() * BACKOFF_SECONDS * 2 ** (attempt + 1))
+            if failed and failed[0]["Code"] == "ConditionalCheckFailed":
+                return bool(failed[0]["Item"] == item)  # ours, if an answer was lost
+            self._rest(attempt)
         raise Unavailable("the ledger does not answer")
+
+    def _attempted(self, requests: list[Any]) -> list[Any] | None:
+        """Send a transaction that may be sent again: [] if it was committed, the reasons if it was
+        cancelled, None if nobody knows or it was not taken now."""
+        try:
+            self.client.transact_write_items(TransactItems=requests, ReturnConsumedCapacity="TOTAL")
+        except ClientError as error:
+            response: Any = error.response
+            code, status = response["Error"]["Code"], response["ResponseMetadata"]["HTTPStatusCode"]
+            if code == "TransactionCanceledException":
+                reasons: list[Any] = response["CancellationReasons"]
+                return reasons
+            if code not in _RETRIED and status < 500:
+                raise
+            return None
+        except (HTTPClientError, BotoConnectionError):
+            return None
+        return []
+
+    def _rest(self, attempt: int) -> None:
+        """Pause before what is tried again."""
+        self._sleep(self._jitter() * BACKOFF_SECONDS * 2 ** (attempt + 1))
 
     def history_page(
         self, program_id: str, member_id: str, *, limit: int, before: int | None = None
@@ -342,13 +345,7 @@ class Store:
 
     def records_of(self, partition: str) -> list[dict[str, Any]]:
         """All items of Records in a partition, strongly consistent, by their sort key."""
-        request: dict[str, Any] = {
-            "TableName": self._records,
-            "KeyConditionExpression": "pk = :p",
-            "ExpressionAttributeValues": {":p": {"S": partition}},
-            "ConsistentRead": True,
-        }
-        return [_plain(item) for page in self._pages(request) for item in page]
+        return [_plain(item) for item in self._partition(self._records, partition)]
 
     def create_record(self, record: Record) -> bool:
         """Put a record under a key not yet taken; False if it is."""
@@ -383,26 +380,12 @@ class Store:
     def remove_records(self, records: Sequence[Record]) -> None:
         """Remove records in this order, whatever they say by now."""
         for at in range(0, len(records), TRANSACTION_ITEMS):
-            requests: list[Any] = [
-                self._written(record) for record in records[at : at + TRANSACTION_ITEMS]
-            ]
+            # In a transaction, since no function may delete outside of one.
+            requests = [self._written(record) for record in records[at : at + TRANSACTION_ITEMS]]
             for attempt in range(ATTEMPTS):
-                try:
-                    # In a transaction, since no function may delete outside of one.
-                    self.client.transact_write_items(
-                        TransactItems=requests, ReturnConsumedCapacity="TOTAL"
-                    )
+                if self._attempted(requests) == []:
                     break
-                except ClientError as error:
-                    response: Any = error.response
-                    known = _RETRIED | {"TransactionCanceledException"}
-                    if response["Error"]["Code"] not in known and (
-                        response["ResponseMetadata"]["HTTPStatusCode"] < 500
-                    ):
-                        raise
-                except (HTTPClientError, BotoConnectionError):
-                    pass
-                self._sleep(self._jitter() * BACKOFF_SECONDS * 2 ** (attempt + 1))
+                self._rest(attempt)
             else:
                 raise Unavailable("the records do not answer")
 
@@ -563,13 +546,8 @@ class Store:
                 "parts": len(parts),
             },
         )
-        item = _record_item(header)
         try:
-            self._read(lambda: self.client.put_item(TableName=self._records, Item=item, **_FREE))
-        except ClientError as error:
-            if error.response["Error"]["Code"] != "ConditionalCheckFailedException":
-                raise
-            if not self._holds(item):
+            if not self.create_record(header):
                 return None
         finally:
             self._published += 1
@@ -597,9 +575,18 @@ class Store:
     # The commit
 
     def commit(
-        self, program_id: str, members: Sequence[str], guard: Guard, decide: Decide
+        self,
+        program_id: str,
+        members: Sequence[str],
+        guard: Guard,
+        decide: Decide,
+        *,
+        reads: bool = False,
     ) -> Committed:
         """Carry out a command once: decide on the accounts of `members`, write, answer.
+
+        A decision that `reads` more by itself may find the effect of this very command there,
+        carried out since the accounts were seen: its refusals are always looked into.
 
         Raises what `decide` refuses (after a strongly consistent look at everything it judged),
         KeyReused, or Unavailable where the tables do not answer or the member is too busy.
@@ -614,7 +601,7 @@ class Store:
                 sealed = [_sealed(entry, accounts[entry.member_id]) for entry in decision.entries]
                 requests, owners = self._requests(program_id, sight, sealed, decision)
             except Refusal:
-                if sight.certain:
+                if sight.certain and not reads:
                     raise
                 # No refusal on an eventual read: look again, at the key first.
                 if (before := self.entry(program_id, guard.partition, guard.sort)) is not None:
@@ -824,13 +811,7 @@ class Store:
         return Pool(left, whole=True, version=shards[0]["version"] if shards else 0)
 
     def _shards(self, program_id: str, name: str) -> list[dict[str, Any]]:
-        request: dict[str, Any] = {
-            "TableName": self._records,
-            "KeyConditionExpression": "pk = :p",
-            "ExpressionAttributeValues": {":p": {"S": _budget_key(program_id, name)}},
-            "ConsistentRead": True,
-        }
-        return [_plain(item) for page in self._pages(request) for item in page]
+        return self.records_of(_budget_key(program_id, name))
 
     def _set_total(self, program_id: str, name: str, total: int, version: int) -> None:
         """Make the budget's shards, or spread a changed total over them: all in one transaction
@@ -857,18 +838,9 @@ class Store:
                         },
                     }
                 requests.append(_put(self._records, _record_item(record), condition))
-            try:
-                self.client.transact_write_items(TransactItems=requests)
+            if self._attempted(requests) == []:
                 return
-            except ClientError as error:
-                response: Any = error.response
-                known = _RETRIED | {"TransactionCanceledException"}
-                status = response["ResponseMetadata"]["HTTPStatusCode"]
-                if response["Error"]["Code"] not in known and status < 500:
-                    raise
-            except (HTTPClientError, BotoConnectionError):
-                pass  # looked at again: what was written shows
-            self._sleep(self._jitter() * BACKOFF_SECONDS * 2 ** (attempt + 1))
+            self._rest(attempt)  # looked at again: what was written shows
         raise Unavailable("the budget is too busy to change its total")
 
     def _any_shard(self) -> int:
@@ -952,7 +924,7 @@ class Store:
                     waiting += [] if merged is None else [merged]
             if complete:
                 return accounts, History(since, tuple(entries))
-            self._sleep(self._jitter() * BACKOFF_SECONDS * 2 ** (attempt + 1))
+            self._rest(attempt)
         raise Unavailable("the index of the history lags behind")
 
     # Calls
@@ -968,6 +940,16 @@ class Store:
         )
         item: Item | None = answer.get("Item")
         return item
+
+    def _partition(self, table: str, key: str) -> list[Item]:
+        """All items of a partition, strongly consistent, by their sort key."""
+        request = {
+            "TableName": table,
+            "KeyConditionExpression": "pk = :p",
+            "ExpressionAttributeValues": {":p": {"S": key}},
+            "ConsistentRead": True,
+        }
+        return [item for page in self._pages(request) for item in page]
 
     def _pages(self, request: dict[str, Any]) -> Iterator[list[Item]]:
         request = {**request, "ReturnConsumedCapacity": "TOTAL"}
@@ -1000,7 +982,7 @@ class Store:
                     raise
             except (HTTPClientError, BotoConnectionError):
                 pass
-            self._sleep(self._jitter() * BACKOFF_SECONDS * 2 ** (attempt + 1))
+            self._rest(attempt)
         raise Unavailable("the tables do not answer")
 
 

@@ -1,6 +1,5 @@
 """Points from member to member: they change hands with the dates they have."""
 
-from base64 import urlsafe_b64encode
 from collections.abc import Iterator
 from dataclasses import replace
 from typing import Any
@@ -16,7 +15,7 @@ from loyalty.dates import (
     plus,
     rfc3339,
 )
-from loyalty.decisions import Decision, Draft, Guard, may_earn, may_spend, revived_on
+from loyalty.decisions import Decision, Draft, Guard, id_of, may_earn, may_spend, revived_on
 from loyalty.limits import Usage, free_again, token
 from loyalty.lots import credit
 from loyalty.model import (
@@ -38,8 +37,7 @@ _ONE_DAY = Duration(days=1)
 
 def transfer_id(entry: Entry) -> str:
     """A transfer's id: its Idempotency-Key."""
-    key = entry.partition.removeprefix("k#")
-    return "t-" + urlsafe_b64encode(key.encode()).decode().rstrip("=")
+    return id_of("t", entry.partition.removeprefix("k#"))
 
 
 def transfer(
