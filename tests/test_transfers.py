@@ -148,6 +148,44 @@ def test_limits_count_what_was_sent_in_their_window(house: House) -> None:
     assert house.balances() == {"ana": 0, "ben": 100}
 
 
+def next_allowed(call: Call) -> str | None:
+    answer = send(call)
+    assert (answer.status, answer.body["code"]) == (409, "limit_reached")
+    at: str | None = answer.body.get("next_allowed_at")
+    return at
+
+
+def test_the_next_time_is_that_of_all_limits_in_the_way(house: House) -> None:
+    """A Wednesday: the day ends before the week does."""
+    limits = [{"points": 30, "per": "day"}, {"points": 40, "per": "week"}]
+    house.open("ana", "ben", terms={"limits": limits})
+    done(sent("ben", 30, "one"))
+    assert next_allowed(sent("ben", 10, "two")) == "2026-03-18T23:00:00Z"
+    assert next_allowed(sent("ben", 11, "three")) == "2026-03-22T23:00:00Z"
+
+
+@pytest.mark.parametrize(
+    ("limits", "points"),
+    [
+        ([{"points": 30, "per": "day"}, {"points": 45, "per": "ever"}], 25),
+        ([{"points": 45, "per": "ever"}, {"points": 30, "per": "day"}], 25),
+        ([{"points": 30, "per": "day"}], 31),
+        ([{"points": 30, "per": "day"}, {"points": 35, "per": "week"}], 31),
+    ],
+    ids=["ever", "ever first", "more than the limit", "more than one of them"],
+)
+def test_no_time_is_promised_for_what_is_never_allowed(
+    house: House, limits: list[dict[str, Any]], points: int
+) -> None:
+    house.open("ana", "ben", "cleo", terms={"limits": limits})
+    done(sent("ben", 30, "one"))
+    with house.on(1):
+        done(workers.award("more", "ana"))
+        if "ever" in {limit["per"] for limit in limits}:
+            done(sent("ben", 10, "two"))
+        assert next_allowed(sent("ben", points, "three")) is None
+
+
 def test_fresh_points_stay_with_who_earned_them(house: House) -> None:
     house.open("ana", "ben", terms={"fresh_points_wait": "P3D"})
     refused(sent("ben", 1, "one"), "insufficient_points", missing_points=1, fresh_points=50)
@@ -157,6 +195,90 @@ def test_fresh_points_stay_with_who_earned_them(house: House) -> None:
         answer = done(sent("ben", 50, "three"))
         assert [lot["points"] for lot in answer["lots"]] == [50]
     assert house.balances() == {"ana": 30, "ben": 100}
+
+
+def test_points_that_were_pending_are_fresh_from_when_they_are_available(house: House) -> None:
+    """Whether or not the day was written down: by nobody, by the sweep, by another command."""
+    house.open("ana", "ben", terms={"fresh_points_wait": "P3D"}, pending={"review": "P14D"})
+    for days in (14, 16):
+        with house.on(days):
+            refused(sent("ben", 1, "a"), "insufficient_points", missing_points=1, fresh_points=50)
+    with house.on(16):
+        house.sweep()
+        refused(sent("ben", 1, "b"), "insufficient_points", missing_points=1, fresh_points=50)
+        done(workers.award("quiz", "ana", "quiz"))
+        refused(sent("ben", 1, "c"), "insufficient_points", missing_points=1, fresh_points=80)
+    with house.on(17):
+        refused(sent("ben", 51, "d"), "insufficient_points", missing_points=1, fresh_points=30)
+        assert done(sent("ben", 50, "e"))["points"] == 50
+    house.balances()
+
+
+def test_a_hold_that_lapsed_makes_nothing_fresh(house: House) -> None:
+    house.open("ana", "ben", terms={"fresh_points_wait": "P3D"})
+    with house.on(5):
+        done(workers.redeem("ana", "held", points=50, hold=True))
+    with house.on(5.5):
+        house.sweep()
+        assert done(sent("ben", 50, "one"))["points"] == 50
+
+
+def bought(event_id: str, points: int, **more: Any) -> Call:
+    return workers.purchase(event_id, "ana", points * 100, **more)
+
+
+PER_EURO = {"rule_id": "buy", "trigger": "purchase", "earn": {"points": 1, "per_amount": 100}}
+ONE_DATE = {"expiry": [{"dates": ["12-31"]}], "rules": [REVIEW, PER_EURO]}
+"""All points expire on the same date, so that they stand in one lot."""
+
+
+def test_what_was_returned_freezes_no_older_points(house: House) -> None:
+    house.open("ana", "ben", terms={"fresh_points_wait": "P3D"}, **ONE_DATE)
+    with house.on(5):
+        done(bought("order", 80))
+        done(workers.reverse("order", "half", amount=4000))
+        refused(sent("ben", 51, "a"), "insufficient_points", missing_points=1, fresh_points=40)
+        done(workers.reverse("order", "rest"))
+        refused(sent("ben", 51, "b"), "insufficient_points", missing_points=1)
+        assert done(sent("ben", 50, "c"))["points"] == 50
+    assert house.balances() == {"ana": 0, "ben": 100}
+
+
+def test_what_came_back_before_it_was_bought_freezes_nothing(house: House) -> None:
+    house.open("ana", "ben", terms={"fresh_points_wait": "P3D"}, **ONE_DATE)
+    with house.on(5):
+        assert send(workers.reverse("order", "early")).status == 202
+        done(bought("order", 80))
+        assert done(sent("ben", 50, "one"))["points"] == 50
+
+
+def test_the_return_of_an_old_purchase_frees_no_fresh_points(house: House) -> None:
+    house.open("ana", "ben", terms={"fresh_points_wait": "P3D"}, **ONE_DATE)
+    done(bought("old", 40))
+    with house.on(5):
+        done(bought("new", 40))
+        done(workers.reverse("old", "return"))
+        refused(sent("ben", 51, "a"), "insufficient_points", missing_points=1, fresh_points=40)
+        assert done(sent("ben", 50, "b"))["points"] == 50
+
+
+def test_the_return_of_what_was_pending_frees_what_had_become_available_and_no_more(
+    house: House,
+) -> None:
+    terms = {"fresh_points_wait": "P3D"}
+    house.open("ana", "ben", terms=terms, pending={"purchase": "P14D"}, **ONE_DATE)
+    done(bought("one", 40))
+    with house.on(13):
+        done(bought("two", 30))
+        done(workers.adjust("ana", 20, "gift"))
+    with house.on(15):
+        # Points that are pending still take nothing from those that are fresh.
+        done(workers.reverse("two", "return"))
+        refused(sent("ben", 51, "a"), "insufficient_points", missing_points=1, fresh_points=60)
+        # The event is older than what is fresh; its points are not.
+        done(workers.reverse("one", "return"))
+        refused(sent("ben", 51, "b"), "insufficient_points", missing_points=1, fresh_points=20)
+        assert done(sent("ben", 50, "c"))["points"] == 50
 
 
 def test_a_blocked_member_sends_nothing_and_may_receive(house: House) -> None:
@@ -192,6 +314,16 @@ def test_it_costs_ten_write_units_and_one_read_unit(house: House) -> None:
     with meter.measure() as used:
         done(sent("ben", 10, "one"))
     assert (used.write, used.read) == (10, 1)
+
+
+def test_nothing_is_lost_where_the_clock_of_the_receivers_server_was_ahead(house: House) -> None:
+    """The receiver was written to after the sender's points have expired: then nothing is sent."""
+    house.open("ana", "ben", rules=[{**REVIEW, "expiry": [{"after": "P1M"}]}, QUIZ])
+    with house.on(30.45):  # 00:48 in Paris
+        done(workers.award("tomorrow", "ben"))
+    with house.on(30.4):
+        refused(sent("ben", 40, "one"), "insufficient_points", missing_points=40)
+    assert house.balances()["ben"] == 50
 
 
 @pytest.mark.parametrize("fault", ["answer lost", "request lost", "conflict"])

@@ -249,3 +249,12 @@ class Draft:
             noticed_on=account.noticed_on,
             **rest,
         )
+
+
+def at_one_moment(rulebook: Rulebook, accounts: Iterable[Account], now: int) -> list[Draft]:
+    """Drafts of members between whom points pass: at the latest of their times, so that there is
+    no moment at which the points are twice or nowhere, nor a day on which they expire on the way.
+    """
+    accounts = list(accounts)
+    now = max(now, *(account.recorded_at for account in accounts))
+    return [Draft(rulebook, account, now) for account in accounts]

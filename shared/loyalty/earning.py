@@ -8,9 +8,16 @@ from typing import Any
 from loyalty import referrals, refunds, tiers
 from loyalty.codes import Secrets, read_check_in_code
 from loyalty.commands import Enrolment, Event
-from loyalty.dates import day_number, milliseconds, rfc3339
+from loyalty.dates import day_number, milliseconds
 from loyalty.decisions import Decision, Draft, Guard, Record, may_earn
-from loyalty.limits import FUTURE_TOLERANCE, Usage, cooled_down, free_again, token
+from loyalty.limits import (
+    FUTURE_TOLERANCE,
+    Usage,
+    cooled_down,
+    free_again,
+    limit_reached,
+    token,
+)
 from loyalty.lots import credit
 from loyalty.model import Account, Count, Day, Entry, Kind, Known, Refusal, Waiting
 from loyalty.program import CheckIn, Frequency, Rule
@@ -29,9 +36,6 @@ RESERVED_TYPES = frozenset(
     {"registration", "profile_completed", "referral", "check_in", "birthday", "anniversary"}
 )
 """Event types that only the service itself raises."""
-
-FOREVER = 2**53
-"""An instant that never comes (milliseconds)."""
 
 
 def award(
@@ -405,8 +409,7 @@ def scanned_location(rulebook: Rulebook, secrets: Secrets, text: str) -> tuple[s
 
 def _limit_reached(again: int, at: int) -> Refusal:
     # Nobody can tell when a budget is raised: then no time is promised.
-    more = {} if again >= FOREVER or again <= at else {"next_allowed_at": rfc3339(again)}
-    return Refusal("limit_reached", "You have checked in as often as is counted for now.", **more)
+    return limit_reached("You have checked in as often as is counted for now.", again, at)
 
 
 def _allowed_from(
@@ -421,8 +424,7 @@ def _allowed_from(
             if last is not None:
                 again = max(again, milliseconds(cooled_down(last, limit.every, zone)))
         elif limit.per is not None and usage.used(limit.per, name) >= (limit.times or 0):
-            free = free_again(limit.per, usage.on, zone)
-            again = max(again, FOREVER if free is None else milliseconds(free))
+            again = max(again, free_again([limit.per], usage.on, zone))
     return again
 
 
@@ -443,7 +445,6 @@ def _rules_allow_from(rulebook: Rulebook, evaluation: Evaluation, usage: Usage, 
         ):
             for limit in limits:
                 if limit.per != "transaction" and usage.used(limit.per, name) >= limit.points:
-                    free = free_again(limit.per, usage.on, program.zone)
-                    again = max(again, FOREVER if free is None else milliseconds(free))
+                    again = max(again, free_again([limit.per], usage.on, program.zone))
         instants.append(again)
     return min(instants, default=at)

@@ -7,7 +7,7 @@ from typing import Literal
 from loyalty import tiers
 from loyalty.commands import SetTier
 from loyalty.dates import day_number
-from loyalty.decisions import Decision, Draft, Guard, Record, may_earn, stock_id
+from loyalty.decisions import Decision, Draft, Guard, Record, at_one_moment, may_earn, stock_id
 from loyalty.model import Account, Count, Day, Kind, Known, Posting, Refusal, Status
 from loyalty.rules import Rulebook
 
@@ -102,9 +102,7 @@ def merge(
     `open_holds`.
     """
     both = known.account(from_id), known.account(into_id)
-    # One moment for both entries: no time is between them at which points are twice or nowhere.
-    now = max(now, *(account.recorded_at for account in both))
-    goes, stays = (Draft(rulebook, account, now) for account in both)
+    goes, stays = at_one_moment(rulebook, both, now)
     if goes.before.member_id == stays.before.member_id:
         raise Refusal("same_member", "Both ids are one and the same member's.")
     may_earn(goes.account)

@@ -20,16 +20,28 @@ from loyalty.dates import (
     local,
     milliseconds,
     plus,
+    rfc3339,
     window_end,
     window_start,
 )
 from loyalty.dates import window as window_of
-from loyalty.model import Account, Broken, Count, Entry, History, NeedsHistory, brings_another
+from loyalty.model import (
+    Account,
+    Broken,
+    Count,
+    Entry,
+    History,
+    NeedsHistory,
+    Refusal,
+    brings_another,
+)
 
 type Subject = Literal["points", "times", "program", "location", "once", "reward"]
 
 FUTURE_TOLERANCE = timedelta(minutes=5)
 """How far ahead of our clock an event may be dated: clocks of tills run fast."""
+FOREVER = 2**53
+"""An instant that never comes (milliseconds)."""
 
 
 @lru_cache(maxsize=8192)
@@ -108,10 +120,22 @@ def _folded(history: Iterable[Entry], per: Per, window: int, name: str) -> int:
     )
 
 
-def free_again(per: Per, on: date, zone: ZoneInfo) -> datetime | None:
-    """The instant at which the window that holds `on` ends; None for "ever"."""
-    end = window_end(per, on)
-    return None if end is None else day_begins(end, zone)
+def free_again(pers: Iterable[Per], on: date, zone: ZoneInfo) -> int:
+    """The instant (milliseconds) from which limits of all these kinds that are used up on the day
+    `on` allow something again: FOREVER where one is "ever", 0 where there is none."""
+    ends = [window_end(per, on) for per in pers]
+    return max(
+        (FOREVER if end is None else milliseconds(day_begins(end, zone)) for end in ends), default=0
+    )
+
+
+def limit_reached(detail: str, again: int, at: int) -> Refusal:
+    """The refusal of what limits allow again from the instant `again` on, asked for `at` another.
+
+    It promises no time that never comes, nor one that has come: then something else is in the way.
+    """
+    more = {"next_allowed_at": rfc3339(again)} if at < again < FOREVER else {}
+    return Refusal("limit_reached", detail, **more)
 
 
 def cooled_down(last: int, every: Duration, zone: ZoneInfo) -> datetime:

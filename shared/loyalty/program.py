@@ -1047,7 +1047,8 @@ class Transfers(_Part):
         default_factory=Duration, description="How long after enrolment the first may come."
     )
     fresh_points_wait: Wait = Field(
-        default_factory=Duration, description="How long points stay with who earned them."
+        default_factory=Duration,
+        description="How long points stay with who got them, from when they can be spent.",
     )
 
 

@@ -7,7 +7,7 @@ from typing import Any, Final
 
 from loyalty.codes import Secrets, voucher_code, voucher_hash
 from loyalty.commands import Order, Redemption
-from loyalty.dates import Per, from_day_number, milliseconds, plus, rfc3339
+from loyalty.dates import Per, from_day_number, milliseconds, plus
 from loyalty.dates import day_number as day_number_of
 from loyalty.decisions import (
     Decision,
@@ -19,7 +19,7 @@ from loyalty.decisions import (
     redemption_id,
     stock_id,
 )
-from loyalty.limits import Usage, cooled_down, free_again, token
+from loyalty.limits import Usage, cooled_down, free_again, limit_reached, token
 from loyalty.lots import credit, released, take
 from loyalty.model import (
     Account,
@@ -163,14 +163,9 @@ def obstacles(draft: Draft, known: Known, reward: Reward) -> Iterator[Refusal]:
     usage = _usage(draft, known)
     used_up = [x for x in reward.limits if _had(draft, usage, reward, x.per) >= x.times]
     if used_up:
-        ends = [free_again(limit.per, usage.on, program.zone) for limit in used_up]
-        known_ends = [end for end in ends if end is not None]
-        again = (
-            {"next_allowed_at": rfc3339(milliseconds(max(known_ends)))}
-            if len(known_ends) == len(ends)
-            else {}
-        )
-        yield Refusal("limit_reached", "You have had this reward as often as you may.", **again)
+        again = free_again((limit.per for limit in used_up), usage.on, program.zone)
+        detail = "You have had this reward as often as you may."
+        yield limit_reached(detail, again, draft.recorded_at)
     if reward.stock is not None and _left(draft, known, reward) < 1:
         yield Refusal("out_of_stock", "Nothing is left of this reward.")
     missing = cost(draft, reward) - draft.account.available

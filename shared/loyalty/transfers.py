@@ -1,7 +1,8 @@
 """Points from member to member: they change hands with the dates they have."""
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import replace
+from datetime import date
 from typing import Any
 
 from loyalty.commands import Transfer
@@ -13,12 +14,21 @@ from loyalty.dates import (
     milliseconds,
     minus,
     plus,
-    rfc3339,
 )
-from loyalty.decisions import Decision, Draft, Guard, id_of, may_earn, may_spend, revived_on
-from loyalty.limits import Usage, free_again, token
+from loyalty.decisions import (
+    Decision,
+    Draft,
+    Guard,
+    at_one_moment,
+    id_of,
+    may_earn,
+    may_spend,
+    revived_on,
+)
+from loyalty.limits import FOREVER, FUTURE_TOLERANCE, Usage, free_again, limit_reached, token
 from loyalty.lots import credit
 from loyalty.model import (
+    BY_ITSELF,
     Account,
     Day,
     Entry,
@@ -51,8 +61,8 @@ def transfer(
     `member_erased`, `same_member`, `member_blocked`, `member_closed`, `transfer_refused` (with a
     `reason`), `limit_reached`, `insufficient_points` (with `missing_points`).
     """
-    sender = Draft(rulebook, known.account(from_id), now)
-    receiver = Draft(rulebook, known.account(command.to_member_id), now)
+    both = known.account(from_id), known.account(command.to_member_id)
+    sender, receiver = at_one_moment(rulebook, both, now)
     if sender.before.member_id == receiver.before.member_id:
         raise Refusal("same_member", "Sender and receiver are one and the same member.")
     may_spend(sender.account)
@@ -66,7 +76,7 @@ def transfer(
     usage = Usage(
         sender.before, sender.local_date(sender.recorded_at), rulebook.program.zone, known.history
     )
-    _within_limits(usage, terms, command.points, rulebook)
+    _within_limits(usage, terms, command.points, sender)
     fresh = _fresh(sender, known, terms)
     lots = list(_lots(sender.account, fresh, command.points))
     missing = command.points - sum(points for _, points in lots)
@@ -106,36 +116,94 @@ def _old_enough(sender: Draft, terms: Transfers) -> None:
         raise _refused("new_member", "New members send nothing yet.", available_on=iso(first))
 
 
-def _within_limits(usage: Usage, terms: Transfers, points: int, rulebook: Rulebook) -> None:
-    for limit in terms.limits:
-        if usage.used(limit.per, SENT) + points > limit.points:
-            free = free_again(limit.per, usage.on, rulebook.program.zone)
-            again = {} if free is None else {"next_allowed_at": rfc3339(milliseconds(free))}
-            raise Refusal("limit_reached", "So many points may not be sent for now.", **again)
+def _within_limits(usage: Usage, terms: Transfers, points: int, sender: Draft) -> None:
+    """Refusal `limit_reached`, with the time from which all limits allow it; none where it is more
+    than one of them ever allows."""
+    full = [m for m in terms.limits if usage.used(m.per, SENT) + points > m.points]
+    if full:
+        again = free_again((m.per for m in full), usage.on, sender.rulebook.program.zone)
+        if any(points > limit.points for limit in full):
+            again = FOREVER
+        detail = "So many points may not be sent for now."
+        raise limit_reached(detail, again, sender.recorded_at)
 
 
 def _fresh(sender: Draft, known: Known, terms: Transfers) -> dict[Day, int]:
-    """Points by expiry that came too lately to be sent, as far as they are still there."""
+    """Points by expiry that came too lately to be sent, as far as they are still there.
+
+    Points come when they can first be spent: pending ones on the day on which they become
+    available, whenever that was written down, all others when they were recorded. What a
+    redemption gives back was there before, and what a refund has taken back is there no more.
+    """
     wait = terms.fresh_points_wait
     if wait.is_zero:
         return {}
-    zone = sender.rulebook.program.zone
-    # The whole of the first local date that is not old enough.
+    # The first local date that is not old enough: all of it counts.
     first = plus(minus(from_day_number(sender.today), wait), _ONE_DAY)
-    since = milliseconds(day_begins(first, zone))
+    since = milliseconds(day_begins(first, sender.rulebook.program.zone))
     if known.history is None or known.history.since > since:
         raise NeedsHistory(since)
+    entries = known.history.of(sender.before.member_id)
+    own = [e for e in entries if e.member_id == sender.before.member_id and e.recorded_at >= since]
     came: dict[Day, int] = {}
-    for entry in known.history.entries:
-        if entry.member_id != sender.before.member_id or entry.recorded_at < since:
-            continue
-        for posting in entry.own_postings:
-            for end, change in posting.lots:
-                if change > 0 and posting.kind != "cancel":
-                    came[end] = came.get(end, 0) + change
+    for posting in (*(p for entry in own for p in entry.postings), *sender.postings):
+        for end, points in _came(posting, day_number(first)):
+            came[end] = came.get(end, 0) + points
+    refunds = [e for e in own if any(end in came for end, _ in _claimed(e))]
+    began = {e.partition for e in entries if e.kind != "reverse"}
+    before = _earliest(sender, first)
+    if any(e.partition not in began for e in refunds) and known.history.since > before:
+        raise NeedsHistory(before)
+    given = _given(entries, since, day_number(first))
+    for refund in refunds:
+        for end, points in _claimed(refund):
+            gone = min(points, given.get((refund.partition, end), 0))
+            if gone:
+                given[refund.partition, end] -= gone
+                came[end] -= gone
     held = dict(sender.account.lots)
     fresh = {end: min(points, held.get(end, 0)) for end, points in came.items()}
-    return {end: points for end, points in fresh.items() if points}
+    return {end: points for end, points in fresh.items() if points > 0}
+
+
+def _came(posting: Posting, first: Day) -> Iterator[tuple[Day, int]]:
+    """What a posting of these days brought into lots, by their expiry."""
+    if posting.kind == "activate":
+        brings = posting.on >= first
+    else:
+        brings = posting.kind != "cancel" and posting.kind not in BY_ITSELF
+    yield from (lot for lot in posting.lots if brings and lot[1] > 0)
+
+
+def _claimed(entry: Entry) -> Iterator[tuple[Day, int]]:
+    """What refunds in this entry took back of points that were available, by their expiry."""
+    pending: dict[Day, int] = {}
+    for _, end, change in (p for own in entry.own_postings for p in own.pending if p[2] < 0):
+        pending[end] = pending.get(end, 0) - change
+    for end, points in (entry.explanation or {}).get("t", ()):
+        yield end, points - pending.get(end, 0)
+
+
+def _given(entries: Iterable[Entry], since: int, first: Day) -> dict[tuple[str, Day], int]:
+    """What came by each event of the entries, by its partition and the points' expiry."""
+    given: dict[tuple[str, Day], int] = {}
+    for entry in entries:
+        for posting in entry.own_postings:
+            lots = list(_came(posting, first)) if entry.recorded_at >= since else []
+            lots += [(end, points) for start, end, points in posting.pending if start >= first]
+            for end, points in lots:
+                if points > 0:
+                    key = entry.partition, end
+                    given[key] = given.get(key, 0) + points
+    return given
+
+
+def _earliest(sender: Draft, first: date) -> int:
+    """Since when an event may have been recorded whose points became available on `first`."""
+    program = sender.rulebook.program
+    waits = [*program.pending.values(), *(rule.pending for rule in program.rules if rule.pending)]
+    earliest = min((minus(first, wait) for wait in waits), default=first)
+    return milliseconds(day_begins(earliest, program.zone) - FUTURE_TOLERANCE)
 
 
 def _lots(account: Account, fresh: dict[Day, int], points: int) -> Iterator[tuple[Day, int]]:
