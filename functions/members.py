@@ -297,7 +297,6 @@ def erase(request: Request) -> Response:
     except Refusal as refusal:
         if refusal.code != "member_erased":
             raise
-    _forget_proposals(program_id, [member_id, *_aliases(_held(program_id, member_id))])
     # What was too much for one transaction, and what came in at the same moment.
     while held := _held(program_id, member_id):
         store().remove_records(list(_removals(program_id, held)))
@@ -340,21 +339,6 @@ def _removals(program_id: str, held: list[dict[str, Any]]) -> Iterator[Record]:
         yield Record(record["pk"], record["sk"])
 
 
-def _proposed(program_id: str, member_ids: list[str]) -> list[dict[str, Any]]:
-    """Adjustments of the member that wait for a second person, with a note."""
-    proposals = store().records_of(f"{program_id}#adjustments")
-    return [r for r in proposals if r["member_id"] in member_ids and r.get("note")]
-
-
-def _forget_proposals(program_id: str, member_ids: list[str]) -> None:
-    while proposals := _proposed(program_id, member_ids):
-        for seen in proposals:
-            fields = {k: v for k, v in seen.items() if k not in ("pk", "sk", "note")}
-            fields["revision"] += 1
-            # Where somebody settles it at this moment the note is gone, and it is looked at again.
-            store().replace_record(Record(seen["pk"], seen["sk"], fields), seen=seen)
-
-
 @handler.route(
     "GET",
     f"{BASE}/members/{{member_id}}/export",
@@ -371,7 +355,7 @@ def export(request: Request) -> Response:
     held = _held(program_id, account.member_id)
     aliases = _aliases(held)
     ids = [account.member_id, *aliases]
-    notes = [r for r in held if r["sk"].startswith("note#")] + _proposed(program_id, ids)
+    notes = [r for r in held if r["sk"].startswith("note#")]
     body: Exported = {
         "profile": _member(request, account.member_id),
         "merged_member_ids": aliases,

@@ -1,5 +1,6 @@
 """What staff do to an account: adjustments, tiers, blocking, closing, merging."""
 
+import re
 from collections.abc import Callable
 from datetime import date
 from typing import Any, Literal, NotRequired, TypedDict
@@ -8,7 +9,7 @@ from uuid import uuid4
 from loyalty import adjusting, lifecycle, projections
 from loyalty.commands import Adjustment, Merge, SetTier
 from loyalty.dates import rfc3339
-from loyalty.decisions import Decision, Guard, Record, key_partition
+from loyalty.decisions import Decision, Guard, Record
 from loyalty.edge import (
     BASE,
     STAFF,
@@ -22,16 +23,16 @@ from loyalty.edge import (
     position,
     store,
 )
-from loyalty.model import Known, Refusal
-from loyalty.store import Committed, KeyReused
+from loyalty.model import Known, Refusal, Waiting
+from loyalty.store import Committed, Proposed, Unavailable
 
 handler = App()
 
-PROPOSAL_DAYS = 7
-"""How long a proposed adjustment waits for another person."""
-STATUSES = ("proposed", "approved", "refused", "lapsed")
+STATUSES = ("proposed", "lapsed", "approved", "refused")
+"""Of proposals, in the order in which they are listed."""
+_PLACE = re.compile(r"([a-z]+)#([0-9]{15}#a-[A-Za-z0-9_-]{1,700})")
 
-type Status = Literal["proposed", "approved", "refused", "lapsed"]
+type Status = Literal["proposed", "lapsed", "approved", "refused"]
 
 
 class Proposal(TypedDict):
@@ -51,7 +52,8 @@ class Proposal(TypedDict):
 
 
 class ProposalPage(TypedDict):
-    """A page of proposals, in the order of their ids."""
+    """A page of proposals: first what waits, soonest to lapse first, then what has lapsed, what was
+    approved, what was refused, the latest first."""
 
     items: list[Proposal]
     next_cursor: str | None
@@ -78,109 +80,86 @@ class ProposalPage(TypedDict):
     key="required",
 )
 def adjust(request: Request, command: Adjustment) -> Response:
-    """Give or take points, with a reason. Beyond the program's amount it is only proposed (202)."""
+    """Give or take points, with a reason. Beyond the program's amount it is only proposed (202);
+    what nobody could ever approve is refused at once."""
     key = str(request.key())
-    program_id, by = request.program_id, request.caller.subject
-    rulebook = store().rulebook_in_force(program_id, request.now)
+    by = request.caller.subject
+    rulebook = store().rulebook_in_force(request.program_id, request.now)
     guard = request.key_guard(key, command.member_id)
-    known = store().record(_proposals(program_id), adjusting.adjustment_id(key))
-    if known is not None:
-        return _proposed_before(known, guard)
-    done = store().entry(program_id, guard.partition)
-    if done is None and adjusting.needs_second_person(rulebook, command.points):
-        return _propose(request, command, key, guard)
-    committed = store().commit(
-        program_id,
-        [command.member_id],
-        guard,
-        lambda known: adjusting.adjust(
-            rulebook,
-            known,
-            guard,
-            command,
-            by,
-            request.now,
-            records=_notes(request, known, command, key, by),
-        ),
-    )
-    return answer(committed, projections.adjusted(committed.entry))
+
+    def decide(known: Known) -> Decision:
+        notes = _notes(request, known, command, key)
+        how = (rulebook, known, guard, command, by, request.now)
+        if adjusting.needs_second_person(rulebook, command.points):
+            return adjusting.propose(*how, notes)
+        return adjusting.adjust(*how, records=notes)
+
+    done = store().commit_or_propose(request.program_id, [command.member_id], guard, decide)
+    if isinstance(done, Proposed):
+        return answer(done, _first_answer(command, key, done.waiting), status=202)
+    return answer(done, projections.adjusted(done.entry))
 
 
-def _notes(
-    request: Request, known: Known, command: Adjustment, key: str, by: str
-) -> tuple[Record, ...]:
-    """The note, beside the profile: it may be personal, and goes when that goes."""
+def _notes(request: Request, known: Known, command: Adjustment, key: str) -> tuple[Record, ...]:
+    """The note, where there is one."""
     if command.note is None:
         return ()
     member_id = known.account(command.member_id).member_id
-    fields = {"note": command.note, "by": by, "at": request.now, "revision": 1}
-    partition = f"{request.program_id}#member#{member_id}"
-    return (Record(partition, f"note#{key}", fields),)
-
-
-def _proposals(program_id: str) -> str:
-    return f"{program_id}#adjustments"
-
-
-def _propose(request: Request, command: Adjustment, key: str, guard: Guard) -> Response:
-    store().member(request.program_id, command.member_id, consistent=True)
     fields = {
-        "key": key,
-        "fingerprint": guard.fingerprint,
-        "member_id": command.member_id,
-        "points": command.points,
-        "reason_code": command.reason_code,
-        "expires_on": None if command.expires_on is None else command.expires_on.isoformat(),
         "note": command.note,
         "by": request.caller.subject,
         "at": request.now,
-        "status": "proposed",
         "revision": 1,
     }
-    identity = adjusting.adjustment_id(key)
-    if not store().create_record(Record(_proposals(request.program_id), identity, fields)):
-        known = store().record(_proposals(request.program_id), identity) or {}
-        return _proposed_before(known, guard)
-    made = store().record(_proposals(request.program_id), identity) or {}
-    try:
-        store().member(request.program_id, command.member_id, consistent=True)
-    except Refusal:
-        # Erased since we looked: whoever erased may not have seen this note.
-        kept = {k: v for k, v in made.items() if k not in ("pk", "sk", "note")}
-        without = Record(made["pk"], made["sk"], kept | {"revision": made["revision"] + 1})
-        store().replace_record(without, seen=made)
-        raise
-    return Response(_proposal(made, made["at"]), 202)
+    return (Record(*adjusting.note_key(request.program_id, member_id, key), fields),)
 
 
-def _proposed_before(known: dict[str, Any], guard: Guard) -> Response:
-    """The first answer again: that it was proposed."""
-    if known["fingerprint"] != guard.fingerprint:
-        raise KeyReused
-    first = _proposal({**known, "status": "proposed", "settled_by": None}, known["at"])
-    return Response(first, 202, {"Idempotency-Replayed": "true"})
+def _first_answer(command: Adjustment, key: str, waiting: Waiting) -> Proposal:
+    """That it was proposed, whatever has become of it: what the ledger does not hold of it, the
+    command has said, now as the first time."""
+    shown: Proposal = {
+        "adjustment_id": adjusting.adjustment_id(key),
+        "status": "proposed",
+        "member_id": command.member_id,
+        "points": command.points,
+        "reason_code": command.reason_code,
+        "proposed_by": waiting.proposal["s"],
+        "proposed_at": rfc3339(waiting.recorded_at),
+        "lapses_at": rfc3339(waiting.proposal["u"]),
+    }
+    if command.expires_on is not None:
+        shown["expires_on"] = command.expires_on.isoformat()
+    if command.note is not None:
+        shown["note"] = command.note
+    return shown
 
 
 def _proposal(record: dict[str, Any], now: int) -> Proposal:
-    lapses_at = record["at"] + PROPOSAL_DAYS * 86_400_000
-    lapsed = record["status"] == "proposed" and now >= lapses_at
     shown: Proposal = {
-        "adjustment_id": record["sk"],
-        "status": "lapsed" if lapsed else record["status"],
+        "adjustment_id": adjusting.adjustment_id(record["key"]),
+        "status": _status(record, now),
         "member_id": record["member_id"],
         "points": record["points"],
         "reason_code": record["reason_code"],
         "proposed_by": record["by"],
         "proposed_at": rfc3339(record["at"]),
-        "lapses_at": rfc3339(lapses_at),
+        "lapses_at": rfc3339(record["lapses_at"]),
     }
-    if record.get("expires_on"):
+    if "expires_on" in record:
         shown["expires_on"] = record["expires_on"]
-    if record.get("note"):
-        shown["note"] = record["note"]
-    if record.get("settled_by"):
+    if "noted" in record:
+        program_id = record["pk"].partition("#")[0]
+        note = store().record(*adjusting.note_place(program_id, record))
+        if note is not None:
+            shown["note"] = note["note"]
+    if "settled_by" in record:
         shown["settled_by"] = record["settled_by"]
     return shown
+
+
+def _status(record: dict[str, Any], now: int) -> Status:
+    status: Status = record["status"]
+    return "lapsed" if status == "proposed" and now >= record["lapses_at"] else status
 
 
 @handler.route(
@@ -196,15 +175,50 @@ def proposals(request: Request) -> Response:
     wanted = request.query.get("status")
     if wanted is not None and wanted not in STATUSES:
         raise Problem("invalid_query", f"status is one of {', '.join(STATUSES)}.")
-    place = "" if after is None else position(after)
-    records = store().records_of(_proposals(request.program_id))
-    shown = [_proposal(record, request.now) for record in records if record["sk"] > place]
-    found = [row for row in shown if wanted in (None, row["status"])]
+    first, place = _place(after)
+    listed = (wanted,) if wanted else STATUSES
+    if first not in ("", *listed):
+        raise Problem("invalid_query", "The cursor is not one of ours.")
+    found: list[tuple[str, dict[str, Any]]] = []
+    for status in listed[listed.index(first) if first else 0 :]:
+        # One more than is shown tells whether there is another page.
+        left = limit + 1 - len(found)
+        if left:
+            records = _listed(request, status, place if status == first else "", left)
+            found += [(status, record) for record in records]
     page: ProposalPage = {
-        "items": found[:limit],
-        "next_cursor": cursor(found[limit - 1]["adjustment_id"]) if len(found) > limit else None,
+        "items": [_proposal(record, request.now) for _, record in found[:limit]],
+        "next_cursor": None,
     }
+    if len(found) > limit:
+        status, last = found[limit - 1]
+        page["next_cursor"] = cursor(f"{status}#{last['sk']}")
     return Response(page)
+
+
+def _place(after: str | None) -> tuple[str, str]:
+    """(status, sort key) of the last proposal that was shown."""
+    if after is None:
+        return "", ""
+    found = _PLACE.fullmatch(position(after))
+    if found is None:
+        raise Problem("invalid_query", "The cursor is not one of ours.")
+    return found[1], found[2]
+
+
+def _listed(request: Request, status: str, place: str, limit: int) -> list[dict[str, Any]]:
+    """Up to `limit` proposals of a status behind a place in their order."""
+    now = adjusting.proposal_sort(request.now)
+    partition = adjusting.proposals(
+        request.program_id, "proposed" if status == "lapsed" else status
+    )
+    match status:
+        case "proposed":
+            return store().records_page(partition, limit, after=max(place, now))
+        case "lapsed":
+            return store().records_page(partition, limit, before=place or now)
+        case _:
+            return store().records_page(partition, limit, before=place or "~")
 
 
 @handler.route(
@@ -227,28 +241,22 @@ def approve(request: Request) -> Response:
     """Carry out what another person has proposed."""
     program_id, by = request.program_id, request.caller.subject
     rulebook = store().rulebook_in_force(program_id, request.now)
-    first = _open(request)
+    waiting = _waiting(request)
+    first = _record(request, waiting)
     expires_on = first.get("expires_on")
     command = Adjustment.model_construct(
         member_id=first["member_id"],
         points=first["points"],
         reason_code=first["reason_code"],
-        note=first.get("note"),
         expires_on=None if expires_on is None else date.fromisoformat(expires_on),
     )
-    guard = Guard(key_partition(first["key"]), "approved", first["fingerprint"])
+    guard = Guard(waiting.partition, "approved", waiting.fingerprint)
 
     def decide(known: Known) -> Decision:
-        proposal = _open(request)
+        proposal = _record(request, waiting)
         _still_proposed(proposal, request.now)
         if proposal["by"] == by:
             raise Refusal("same_person", "Who proposed it cannot approve it.")
-        # The note goes to the profile now, where it is erased with it.
-        settled = _settled(proposal, "approved", by) | {"note": None}
-        records = (
-            Record(proposal["pk"], proposal["sk"], settled, seen=proposal["revision"]),
-            *_notes(request, known, command, proposal["key"], proposal["by"]),
-        )
         return adjusting.adjust(
             rulebook,
             known,
@@ -257,32 +265,39 @@ def approve(request: Request) -> Response:
             proposal["by"],
             request.now,
             approved_by=by,
-            records=records,
+            records=adjusting.settled(program_id, proposal, "approved", by),
         )
 
     committed = store().commit(program_id, [command.member_id], guard, decide, reads=True)
     return answer(committed, projections.adjusted(committed.entry))
 
 
-def _open(request: Request) -> dict[str, Any]:
-    identity = request.path["adjustment_id"]
-    proposal = store().record(_proposals(request.program_id), identity)
-    if proposal is None:
-        raise Refusal("adjustment_not_found", "No adjustment was proposed under this id.")
-    return proposal
+def _waiting(request: Request) -> Waiting:
+    """What the ledger holds of the proposal; Refusal `adjustment_not_found`."""
+    partition = adjusting.adjustment_partition(request.path["adjustment_id"])
+    waiting = store().standing(request.program_id, partition)[1] if partition else []
+    for found in waiting:
+        if found.proposal is not None:
+            return found
+    raise Refusal("adjustment_not_found", "No adjustment was proposed under this id.")
+
+
+def _record(request: Request, waiting: Waiting) -> dict[str, Any]:
+    """The proposal as it stands."""
+    sort = adjusting.proposal_sort(waiting.proposal["u"], request.path["adjustment_id"])
+    for place in adjusting.PLACES:
+        record = store().record(adjusting.proposals(request.program_id, place), sort)
+        if record is not None:
+            return record
+    raise Refusal("adjustment_not_found", "No adjustment was proposed under this id.")
 
 
 def _still_proposed(proposal: dict[str, Any], now: int) -> None:
-    status = _proposal(proposal, now)["status"]
+    status = _status(proposal, now)
     if status != "proposed":
         raise Refusal(
             "adjustment_settled", f"This adjustment is {status}.", adjustment_status=status
         )
-
-
-def _settled(proposal: dict[str, Any], status: Status, by: str) -> dict[str, Any]:
-    kept = {name: value for name, value in proposal.items() if name not in ("pk", "sk")}
-    return kept | {"status": status, "settled_by": by, "revision": proposal["revision"] + 1}
 
 
 @handler.route(
@@ -293,19 +308,21 @@ def _settled(proposal: dict[str, Any], status: Status, by: str) -> dict[str, Any
     problems=("adjustment_not_found", "adjustment_settled", "unavailable"),
 )
 def refuse(request: Request) -> Response:
-    """Refuse what was proposed, or withdraw it."""
+    """Refuse what was proposed, or withdraw it. Its note is forgotten."""
     by = request.caller.subject
-    proposal = _open(request)
-    if proposal["status"] == "refused" and proposal["settled_by"] == by:
-        again = {"Idempotency-Replayed": "true"}
-        return Response(_proposal(proposal, request.now), 200, again)
-    _still_proposed(proposal, request.now)
-    settled = _settled(proposal, "refused", by) | {"note": None}
-    record = Record(proposal["pk"], proposal["sk"], settled)
-    if not store().replace_record(record, seen=proposal):
-        _still_proposed(_open(request), request.now)
-        raise Problem("unavailable", "Somebody else settles it at this moment; look again.")
-    return Response(_proposal(_open(request), request.now))
+    waiting = _waiting(request)
+    proposal = _record(request, waiting)
+    headers = {}
+    if proposal["status"] == "proposed":
+        _still_proposed(proposal, request.now)
+        store().write_records(adjusting.settled(request.program_id, proposal, "refused", by))
+        proposal = _record(request, waiting)
+    else:
+        headers = {"Idempotency-Replayed": "true"}
+    if (proposal["status"], proposal.get("settled_by")) != ("refused", by):
+        _still_proposed(proposal, request.now)
+        raise Unavailable("somebody else settles it at this moment")
+    return Response(_proposal(proposal, request.now), 200, headers)
 
 
 # The account as a whole

@@ -195,9 +195,7 @@ def settle(i: int, how: str) -> None:
     """Another person approves or refuses the large adjustment."""
     [note] = [n for n in done(workers.export(f"m{i:03}"))["notes"] if n["note"].startswith("Broke")]
     again = send(workers.adjust(f"m{i:03}", 500, f"large-{i}", note=note["note"]))
-    path = {"adjustment_id": again.body["adjustment_id"]}
-    route = f"POST {workers.BASE}/adjustments/{{adjustment_id}}/{how}"
-    done(replace(Call("staff", route, path), subject="another"))
+    done(workers.settle(how, again.body["adjustment_id"], by="another"))
 
 
 def test_a_thousand_personal_values_are_nowhere_after_their_members_were_erased(
@@ -542,7 +540,8 @@ def test_what_comes_between_look_and_write_is_forgotten_too(office: Office, betw
 def test_a_note_that_is_proposed_while_its_member_is_erased_is_nowhere(office: Office) -> None:
     office.open(adjustments={"second_person_above": 100})
     done(workers.enrol("ana", name=STEM))
-    office.faults.follow({0: workers.meanwhile(workers.erase("ana"))}, of="PutItem")
+    erasure = workers.meanwhile(workers.erase("ana"))
+    office.faults.follow({0: erasure}, of="TransactWriteItems")
     answer = refused(workers.adjust("ana", 500, "large", note=STEM))
     office.faults.heal()
     assert answer == (409, "member_erased")

@@ -60,6 +60,8 @@ KEY = r"\b[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}\b"
 
 HOLD_ID = "r-aGVsZA"
 """Of the hold that Dora has open under the key `held`."""
+PROPOSAL_ID = "a-dGlja2V0LTA"
+"""Of an adjustment of Dora's points that was proposed under the key `ticket-0`."""
 
 COMMANDS: dict[str, Command] = {
     "enrolment": Command(workers.enrol("ben", name="Ben", groups=["vip"]), REFERRAL_CODE),
@@ -89,6 +91,9 @@ COMMANDS: dict[str, Command] = {
         workers.transfer("gift-1", from_member_id="ana", to_member_id="dora", points=70)
     ),
     "adjustment": Command(workers.adjust("ana", -30, "ticket-1", note="By mistake.")),
+    "proposal": Command(workers.adjust("ana", 5000, "ticket-2", note="A long story.")),
+    "approval": Command(workers.settle("approve", PROPOSAL_ID, by="another")),
+    "refusal": Command(workers.settle("refuse", PROPOSAL_ID)),
     "merge": Command(workers.merge("eli", "ana", "merge-1")),
     "block": Command(workers.become("block", "ana", "block-1")),
     "erasure": Command(workers.erase("dora")),
@@ -110,7 +115,7 @@ class Stage:
         self.client = workers.connect(engine.endpoint)
         self.faults = Faults(self.client)
         for days, call in (
-            (30, workers.publish(shop(transfers={}))),
+            (30, workers.publish(shop(transfers={}, adjustments={"second_person_above": 1000}))),
             (20, workers.enrol("ana", name="Ana", phone="+33 1 23")),
             (9, workers.purchase("order-0", "ana", 1000, 1000)),
             (0, workers.purchase("order-1", "ana", 90_000, 8_000)),
@@ -118,6 +123,7 @@ class Stage:
             (0, workers.enrol("eli", email="eli@example.com")),
             (0, workers.redeem("dora", "held", points=20, hold=True)),
             (0, workers.reverse("order-8", "early", amount=500)),
+            (0, workers.adjust("dora", 2000, "ticket-0", note="For her birthday.")),
         ):
             with self.service(NOON - timedelta(days=days)):
                 assert send(call).status in (200, 201, 202)

@@ -131,6 +131,13 @@ def adjust(member_id: str, points: int, key: str, **more: Any) -> Call:
     return Call("staff", f"POST {BASE}/adjustments", body=body, headers=_keyed(key))
 
 
+def settle(how: str, adjustment_id: str, by: str = "tests") -> Call:
+    """`approve` or `refuse` an adjustment that was proposed."""
+    path = {"adjustment_id": adjustment_id}
+    call = Call("staff", f"POST {BASE}/adjustments/{{adjustment_id}}/{how}", path)
+    return replace(call, subject=by)
+
+
 def by_member(call: Call, member_id: str) -> Call:
     """The same request with the token of a member."""
     return replace(call, scope="loyalty/member", claims={"member_id": member_id})

@@ -27,6 +27,7 @@ from loyalty.model import (
     Kind,
     Posting,
     Refusal,
+    Waiting,
     added,
 )
 from loyalty.rules import Rulebook
@@ -66,12 +67,17 @@ def id_of(kind: str, key: str) -> str:
 
 def redemption_partition(identity: str) -> str | None:
     """Where the redemption of that id stands; None for what cannot be an id."""
-    encoded = identity.removeprefix("r-")
+    return partition_of("r", identity)
+
+
+def partition_of(kind: str, identity: str) -> str | None:
+    """Where the command stands that made what has this id; None for what cannot be an id."""
+    encoded = identity.removeprefix(f"{kind}-")
     try:
         key = urlsafe_b64decode(encoded.encode() + b"=" * (-len(encoded) % 4)).decode()
     except (binascii.Error, ValueError):
         return None
-    usual = identity == id_of("r", key)
+    usual = identity == id_of(kind, key)
     return key_partition(key) if usual and key and "#" not in key else None
 
 
@@ -117,12 +123,17 @@ class Record:
 class Decision:
     """Entries to write, one per account touched, the command's own first; records to create,
     replace or remove; `closing` the slot (partition, sort) under which no refund may wait any
-    more; the points drawn from budgets and pieces from stocks by id (below zero: given back)."""
+    more; the points drawn from budgets and pieces from stocks by id (below zero: given back).
+
+    Or no entry, and what `waits` under the command's key: it touches no account, and is written
+    only where that of the member `about` stands as it was seen."""
 
     entries: tuple[Entry, ...]
     records: tuple[Record, ...] = ()
     draws: Mapping[str, int] = field(default_factory=dict)
     closing: tuple[str, str] | None = None
+    waits: Waiting | None = None
+    about: str = ""
 
     @property
     def all_draws(self) -> dict[str, int]:

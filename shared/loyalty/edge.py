@@ -34,7 +34,7 @@ from loyalty.model import Entry, Refusal
 from loyalty.pages import SignIn
 from loyalty.problems import PROBLEMS
 from loyalty.program import Faults
-from loyalty.store import Committed, KeyReused, Store, Unavailable
+from loyalty.store import Committed, KeyReused, Proposed, Store, Unavailable
 
 type Role = Literal["admin", "staff", "merchant", "member"]
 type Handler = Callable[..., "Response"]
@@ -272,7 +272,7 @@ class Request:
         return int(limit), self.query.get("cursor")
 
 
-def answer(committed: Committed, body: Mapping[str, Any], status: int = 201) -> Response:
+def answer(committed: Committed | Proposed, body: Mapping[str, Any], status: int = 201) -> Response:
     """The answer to a committed command; a replay says so and is the same."""
     count("Replays" if committed.replayed else "Commits")
     count("Attempts", committed.attempts)

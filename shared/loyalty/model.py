@@ -361,8 +361,10 @@ class Account:
 
 @dataclass(frozen=True, slots=True)
 class Waiting:
-    """A refund that came before its purchase, as it was asked for (a JSON value); without one, the
-    slot after the last: the purchase has come, and none may wait any more."""
+    """What stands under a key and belongs to no member yet: a `refund` that came before its
+    purchase, as it was asked for; a `proposal` of an adjustment that another person has to agree
+    to, as its first answer needs it (both JSON values); with neither, the slot after the last
+    refund: the purchase has come, and none may wait any more."""
 
     program_id: str
     partition: str
@@ -370,6 +372,7 @@ class Waiting:
     recorded_at: int
     refund: Any = None
     fingerprint: bytes = b""
+    proposal: Any = None
 
 
 @dataclass(frozen=True, slots=True)

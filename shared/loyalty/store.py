@@ -113,6 +113,16 @@ class Committed:
 
 
 @dataclass(frozen=True, slots=True)
+class Proposed:
+    """What waits in the ledger under the command's key, in the place of its entry; whether it stood
+    there before; how many transactions were sent."""
+
+    waiting: Waiting
+    replayed: bool
+    attempts: int
+
+
+@dataclass(frozen=True, slots=True)
 class Version:
     """A published version of a program: its number, from when it counts, who published it."""
 
@@ -262,13 +272,17 @@ class Store:
                 member_id = need.member_id
 
     def entry(self, program_id: str, partition: str, sort: str = "0") -> Entry | None:
-        """One entry by its key, strongly consistent."""
+        """One entry by its key, strongly consistent; None where something waits there."""
+        found = self._found(program_id, partition, sort)
+        return found if isinstance(found, Entry) else None
+
+    def _found(self, program_id: str, partition: str, sort: str) -> Entry | Waiting | None:
         item = self._get(self._ledger, entry_key(program_id, partition, sort), consistent=True)
-        return None if item is None else _entry(item)
+        return None if item is None else _stands(item)
 
     def standing(self, program_id: str, partition: str) -> tuple[list[Entry], list[Waiting]]:
         """All that stands under one key, strongly consistent: entries, such as an award and its
-        refunds, by their sort key, and refunds that came before it, in the order they came."""
+        refunds, by their sort key, and what waits there, in the order it came."""
         items = self._partition(self._ledger, f"{program_id}#{partition}")
         waiting = [waiting_of(item) for item in items if is_waiting(item)]
         return [entry_of(item) for item in items if not is_waiting(item)], waiting
@@ -347,6 +361,26 @@ class Store:
         """All items of Records in a partition, strongly consistent, by their sort key."""
         return [_plain(item) for item in self._partition(self._records, partition)]
 
+    def records_page(
+        self, partition: str, limit: int, *, after: str = "", before: str = ""
+    ) -> list[dict[str, Any]]:
+        """Up to `limit` items of Records in a partition, strongly consistent: those `after` a sort
+        key, ascending, or those `before` one, descending."""
+        request: dict[str, Any] = {
+            "TableName": self._records,
+            "KeyConditionExpression": f"pk = :p AND sk {'<' if before else '>'} :s",
+            "ExpressionAttributeValues": {":p": {"S": partition}, ":s": {"S": before or after}},
+            "ScanIndexForward": not before,
+            "Limit": limit,
+            "ConsistentRead": True,
+        }
+        found: list[dict[str, Any]] = []
+        for page in self._pages(request):
+            found += map(_plain, page)
+            if len(found) >= limit:
+                break
+        return found[:limit]
+
     def create_record(self, record: Record) -> bool:
         """Put a record under a key not yet taken; False if it is."""
         item = _record_item(record)
@@ -381,13 +415,20 @@ class Store:
         """Remove records in this order, whatever they say by now."""
         for at in range(0, len(records), TRANSACTION_ITEMS):
             # In a transaction, since no function may delete outside of one.
-            requests = [self._written(record) for record in records[at : at + TRANSACTION_ITEMS]]
-            for attempt in range(ATTEMPTS):
-                if self._attempted(requests) == []:
-                    break
-                self._rest(attempt)
-            else:
-                raise Unavailable("the records do not answer")
+            self.write_records(records[at : at + TRANSACTION_ITEMS])
+
+    def write_records(self, records: Sequence[Record]) -> bool:
+        """Create, replace and remove records in one transaction; False where one of them is not as
+        it was seen, which may be this very call's doing, if its answer was lost."""
+        requests = [self._written(record) for record in records]
+        for attempt in range(ATTEMPTS):
+            failed = self._attempted(requests)
+            if failed == []:
+                return True
+            if failed and any(each["Code"] == "ConditionalCheckFailed" for each in failed):
+                return False
+            self._rest(attempt)
+        raise Unavailable("the records do not answer")
 
     def count_miss(self, program_id: str, who: str, window: int, allowed: int) -> bool:
         """Count something that went wrong for somebody in a window of time; False, and nothing is
@@ -589,8 +630,23 @@ class Store:
         carried out since the accounts were seen: its refusals are always looked into.
 
         Raises what `decide` refuses (after a strongly consistent look at everything it judged),
-        KeyReused, or Unavailable where the tables do not answer or the member is too busy.
+        KeyReused, Awaited, or Unavailable where the tables do not answer or the member is too busy.
         """
+        done = self.commit_or_propose(program_id, members, guard, decide, reads=reads)
+        if isinstance(done, Proposed):
+            raise Broken("a command that nobody proposes waits for a second person")
+        return done
+
+    def commit_or_propose(
+        self,
+        program_id: str,
+        members: Sequence[str],
+        guard: Guard,
+        decide: Decide,
+        *,
+        reads: bool = False,
+    ) -> Committed | Proposed:
+        """As `commit`, for a command of which the decision may be that it waits for somebody."""
         sight = _Sight(Known({m: self.account(program_id, m) for m in members}))
         sent = 0
         begun = self._monotonic()
@@ -604,7 +660,7 @@ class Store:
                 if sight.certain and not reads:
                     raise
                 # No refusal on an eventual read: look again, at the key first.
-                if (before := self.entry(program_id, guard.partition, guard.sort)) is not None:
+                if (before := self._found(program_id, guard.partition, guard.sort)) is not None:
                     return _replay(before, guard, sent)
                 seen = sight.known.accounts
                 fresh = {m: self.account(program_id, m, consistent=True) for m in seen}
@@ -614,9 +670,11 @@ class Store:
                 continue
             sent += 1
             outcome = self._transact(requests, owners)
+            if outcome is None and decision.waits is not None:
+                return Proposed(decision.waits, False, sent)
             if outcome is None:
                 return Committed(sealed[0], False, sent)
-            if isinstance(outcome, Entry):
+            if not isinstance(outcome, _Moved):
                 return _replay(outcome, guard, sent)
             sight.pools.clear()
             # Only a failed transaction that saw the key free, and these accounts at that moment,
@@ -713,6 +771,11 @@ class Store:
         """
         requests: list[Any] = []
         owners: list[str | None] = []
+        if decision.waits is not None:
+            seen = sight.known.accounts[decision.about]
+            requests.append(self._unmoved(program_id, decision.about, seen))
+            requests.append(_put(self._ledger, waiting_item(decision.waits), _FREE))
+            owners += [decision.about, None]
         for entry in entries:
             seen = sight.known.accounts[entry.member_id]
             after = _before(entry, seen).after(entry)
@@ -721,13 +784,7 @@ class Store:
             item = account_item(after)
             if sum(len(v) for value in item.values() for v in value.values()) > ACCOUNT_BYTES:
                 raise Refusal("account_too_large", "The member holds too many different lots.")
-            condition = _FREE
-            if seen is not None:
-                condition = {
-                    "ConditionExpression": "n = :n",
-                    "ExpressionAttributeValues": {":n": {"N": str(seen.seq)}},
-                }
-            requests.append(_put(self._accounts, item, condition))
+            requests.append(_put(self._accounts, item, _as_seen(seen)))
             requests.append(_put(self._ledger, entry_item(entry), _FREE))
             owners += [entry.member_id, None]
         for record in decision.records:
@@ -750,6 +807,17 @@ class Store:
                 owners.append(None)
         return requests, owners
 
+    def _unmoved(self, program_id: str, member_id: str, seen: Account | None) -> dict[str, Any]:
+        """The condition that an account is still as it was seen; it writes nothing."""
+        return {
+            "ConditionCheck": {
+                "TableName": self._accounts,
+                "Key": {"pk": {"S": member_key(program_id, member_id)}},
+                "ReturnValuesOnConditionCheckFailure": "ALL_OLD",
+                **_as_seen(seen),
+            }
+        }
+
     def _written(self, record: Record) -> dict[str, Any]:
         """The write of a record: created, or replaced or removed as it was seen."""
         item = _record_item(record)
@@ -765,9 +833,9 @@ class Store:
 
     def _transact(
         self, requests: list[Any], owners: Sequence[str | None]
-    ) -> "Entry | _Moved | None":
-        """Send the transaction. None: committed. An entry: the key was taken, by that one.
-        Otherwise what had moved: worth another try."""
+    ) -> "Entry | Waiting | _Moved | None":
+        """Send the transaction. None: committed. An entry, or what waits: the key was taken, by
+        that one. Otherwise what had moved: worth another try."""
         try:
             self.client.transact_write_items(TransactItems=requests, ReturnConsumedCapacity="TOTAL")
         except ClientError as error:
@@ -875,7 +943,9 @@ class Store:
         spent = int(shards[0]["total"]) - sum(int(shard["left"]) for shard in shards)
         return Pool({0: max(0, total - spent)}, whole=True)
 
-    def _cancelled(self, error: ClientError, owners: Sequence[str | None]) -> "Entry | _Moved":
+    def _cancelled(
+        self, error: ClientError, owners: Sequence[str | None]
+    ) -> "Entry | Waiting | _Moved":
         response: Any = error.response
         code = response["Error"]["Code"]
         if code != "TransactionCanceledException":
@@ -885,7 +955,7 @@ class Store:
         reasons = response["CancellationReasons"]
         # The command's own entry stands second, behind its account.
         if reasons[1]["Code"] == "ConditionalCheckFailed":
-            return _entry(reasons[1]["Item"])
+            return _stands(reasons[1]["Item"])
         moved: dict[str, Account | None] = {}
         for member_id, reason in zip(owners, reasons, strict=True):
             if reason["Code"] == "ConditionalCheckFailed" and member_id:
@@ -996,10 +1066,18 @@ def in_force(versions: Sequence[Version], now: int) -> Version:
     return next((v for v in versions if v.effective_at <= now), versions[-1])
 
 
-def _entry(item: Item) -> Entry:
-    if is_waiting(item):
-        raise Awaited
-    return entry_of(item)
+def _stands(item: Item) -> Entry | Waiting:
+    return waiting_of(item) if is_waiting(item) else entry_of(item)
+
+
+def _as_seen(seen: Account | None) -> dict[str, Any]:
+    """The condition under which an account is still the one that was seen."""
+    if seen is None:
+        return _FREE
+    return {
+        "ConditionExpression": "n = :n",
+        "ExpressionAttributeValues": {":n": {"N": str(seen.seq)}},
+    }
 
 
 def _cut_by_budgets(decision: Decision) -> bool:
@@ -1008,10 +1086,14 @@ def _cut_by_budgets(decision: Decision) -> bool:
     return any(index <= CAMPAIGN_HIT for limits in told for index, _ in limits)
 
 
-def _replay(entry: Entry, guard: Guard, attempts: int) -> Committed:
-    if entry.fingerprint != guard.fingerprint:
+def _replay(stands: Entry | Waiting, guard: Guard, attempts: int) -> Committed | Proposed:
+    if isinstance(stands, Waiting) and stands.proposal is None:
+        raise Awaited
+    if stands.fingerprint != guard.fingerprint:
         raise KeyReused
-    return Committed(entry, True, attempts)
+    if isinstance(stands, Waiting):
+        return Proposed(stands, True, attempts)
+    return Committed(stands, True, attempts)
 
 
 def _before(entry: Entry, seen: Account | None) -> Account:

@@ -16,8 +16,9 @@ n counts, k cooldowns, l lifetime, a active_on, u due_on, g groups, j joined_on,
 s status, m merged_into, b qualifying, i tier, v tier_until, e pinned, o pinned_until,
 w noticed_on.
 
-Waiting (a refund that came before its purchase): pk, sk, k kind, r recorded_at, a refund,
-f fingerprint, s schema. It belongs to no member yet, so it is in no index.
+Waiting (a refund that came before its purchase, an adjustment that was proposed): pk, sk, k kind,
+r recorded_at, a refund or proposal, f fingerprint, s schema. It belongs to no member yet, so it is
+in no index.
 """
 
 import json
@@ -438,40 +439,44 @@ def _day(stored: int | str) -> int:
     return NEVER if stored == "-" else int(stored)
 
 
-# Refunds that wait for their purchase
+# What waits: refunds for their purchase, adjustments for a second person
 
 
 _WAITING: Final = "w"
+_PROPOSED: Final = "g"
 
 
 def waiting_item(waiting: Waiting) -> Item:
-    """It stands in the ledger under the event's key and belongs to no member."""
+    """It stands in the ledger under the key of its event or command and belongs to no member."""
     item: Item = {
         **entry_key(waiting.program_id, waiting.partition, waiting.sort),
-        "k": {"S": _WAITING},
+        "k": {"S": _WAITING if waiting.proposal is None else _PROPOSED},
         "r": {"N": str(waiting.recorded_at)},
         "f": {"B": waiting.fingerprint},
         "s": {"N": str(SCHEMA)},
     }
-    if waiting.refund is not None:
-        text = json.dumps(waiting.refund, ensure_ascii=False, separators=(",", ":"))
-        item["a"] = {"S": text}
+    said = waiting.refund if waiting.proposal is None else waiting.proposal
+    if said is not None:
+        item["a"] = {"S": json.dumps(said, ensure_ascii=False, separators=(",", ":"))}
     return item
 
 
 def is_waiting(item: Item) -> bool:
-    return bool(item["k"]["S"] == _WAITING)
+    """Whether an item of the ledger is no entry of a member: something waits there."""
+    return item["k"]["S"] in (_WAITING, _PROPOSED)
 
 
 def waiting_of(item: Item) -> Waiting:
     program_id, _, partition = item["pk"]["S"].partition("#")
+    said, proposed = _json(item, "a"), item["k"]["S"] == _PROPOSED
     return Waiting(
         program_id=program_id,
         partition=partition,
         sort=item["sk"]["S"],
         recorded_at=int(item["r"]["N"]),
-        refund=_json(item, "a"),
+        refund=None if proposed else said,
         fingerprint=bytes(item["f"]["B"]),
+        proposal=said if proposed else None,
     )
 
 
