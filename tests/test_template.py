@@ -96,7 +96,7 @@ ACCESS: dict[str, set[str]] = {
     "redeem": READ | COMMIT | DRAW,
     "vouchers": READ_RECORDS | {"PutItem RecordsTable", "UpdateItem RecordsTable"},
     "transfer": READ | COMMIT | DRAW,
-    "staff": READ | COMMIT | DRAW | REMOVE | {"PutItem RecordsTable"},
+    "staff": READ | COMMIT | DRAW | REMOVE | {"ConditionCheckItem AccountsTable in a transaction"},
     "check_in": READ | COMMIT | DRAW,
     "pages": READ_RECORDS,
     "balance": READ,

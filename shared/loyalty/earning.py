@@ -49,11 +49,12 @@ def award(
 ) -> Decision:
     """Award what the program's rules give for one event.
 
-    `now` is in milliseconds. An event that earns nothing is recorded all the same. Refunds that
-    came before it and are `waiting` are carried out in the same entry. Refusals:
-    `member_not_found`, `member_erased`, `member_closed`, `event_too_late`, `event_in_future`,
-    `currency_mismatch`, `too_many_points`; it may ask for more to be known: the history where a
-    late event's window has to be counted again, budgets where it draws on them.
+    `now` is in milliseconds. An event that earns nothing is recorded all the same. A referral of
+    one and the same person pays nothing and is forgotten. Refunds that came before the event and
+    are `waiting` are carried out in the same entry. Refusals: `member_not_found`, `member_erased`,
+    `member_closed`, `event_too_late`, `event_in_future`, `currency_mismatch`, `too_many_points`;
+    it may ask for more to be known: the history where a late event's window has to be counted
+    again, budgets where it draws on them, profiles where it pays a referral.
     """
     draft = Draft(rulebook, known.account(event.member_id), now)
     may_earn(draft.account)
@@ -74,6 +75,9 @@ def award(
         base = before.base if before else sum(earning_base(program, event.purchase))
         drawn = evaluation.draws
         referral = referrals.due(rulebook, known, draft, usage, "first_purchase", base, drawn)
+    own = referral is not None and referrals.is_own(known, draft, referral)
+    if own:
+        referral = None
     entry = granted(
         draft,
         "award",
@@ -85,6 +89,8 @@ def award(
         counts,
         before=before,
         known=known,
+        # Who refers themselves has no referrer, whatever the profile says later.
+        referrer="" if own else None,
     )
     decision = _with_referrer(rulebook, entry, evaluation, referral, guard, now)
     if before is None:

@@ -92,6 +92,14 @@ class NeedsBudgets(Exception):
         self.totals = totals
 
 
+class NeedsProfile(Exception):
+    """A decision has to look at what is kept of a person to go on."""
+
+    def __init__(self, member_id: str) -> None:
+        super().__init__(f"profile of {member_id} needed")
+        self.member_id = member_id
+
+
 class NeedsAccount(Exception):
     """A decision touches another member too."""
 
@@ -401,11 +409,19 @@ def brings_another(entry: Entry) -> bool:
 @dataclass(frozen=True, slots=True)
 class Known:
     """What a decision is made on: accounts by member (None: no such member), the history if it
-    was asked for, the points left in budgets that were asked for."""
+    was asked for, the points left in budgets that were asked for, and profiles that were asked
+    for, to be compared and for nothing else: they are personal, and no entry may tell of them."""
 
     accounts: Mapping[str, Account | None]
     history: History | None = None
     budgets: Mapping[str, int] = field(default_factory=dict)
+    profiles: Mapping[str, Mapping[str, Any]] = field(default_factory=dict, repr=False)
+
+    def profile(self, member_id: str) -> Mapping[str, Any]:
+        """What is kept of a person, maybe nothing; NeedsProfile if it was not read."""
+        if member_id not in self.profiles:
+            raise NeedsProfile(member_id)
+        return self.profiles[member_id]
 
     def account(self, member_id: str) -> Account:
         """The member's account, or the one that it was merged into; NeedsAccount if it was not

@@ -44,7 +44,8 @@ def due(
     """The referral that this occasion pays, or None.
 
     `base` is the earning base of the purchase, `drawn` what its award takes from budgets. Refused
-    are circles, a referral that was paid before, and what the referrer's limits do not allow.
+    are two who have brought each other, a referral that was paid before, and what the referrer's
+    limits do not allow.
     """
     terms = rulebook.program.referral
     referrer_id = draft.account.referrer
@@ -55,7 +56,7 @@ def due(
     if usage.used("ever", ONCE):
         return None
     referrer = _standing(known, referrer_id)
-    if referrer is None or draft.account.member_id in (referrer.member_id, referrer.referrer):
+    if referrer is None or _each_other(known, draft.account, referrer):
         return None
     brought = Usage(referrer, usage.on, rulebook.program.zone, known.history)
     within = all(brought.used(limit.per, REFERRALS) < limit.times for limit in terms.limits)
@@ -84,6 +85,24 @@ def _standing(known: Known, referrer_id: str) -> Account | None:
     except Refusal:
         return None
     return None if referrer.status == "closed" else referrer
+
+
+def _each_other(known: Known, account: Account, referrer: Account) -> bool:
+    """Whether a member and its referrer are one, or have brought each other, under whatever ids
+    before they were merged. Rings of more members, which take as many merges, are not looked for.
+    """
+    if account.member_id in (referrer.member_id, referrer.referrer):
+        return True
+    brought_by = _standing(known, referrer.referrer) if referrer.referrer else None
+    return brought_by is not None and brought_by.member_id == account.member_id
+
+
+def is_own(known: Known, draft: Draft, referral: Referral) -> bool:
+    """Whether who was referred has the referrer's e-mail address or phone number by now; it asks
+    for both profiles."""
+    mine = known.profile(draft.account.member_id)
+    theirs = known.profile(referral.referrer.member_id)
+    return same_person(theirs, mine.get("email"), mine.get("phone"))
 
 
 def grant(draft: Draft, points: int, occurred_on: int) -> None:

@@ -32,6 +32,7 @@ from loyalty.model import (
     NeedsAccount,
     NeedsBudgets,
     NeedsHistory,
+    NeedsProfile,
     Refusal,
     Waiting,
     brings_another,
@@ -680,6 +681,7 @@ class Store:
             # Only a failed transaction that saw the key free, and these accounts at that moment,
             # leaves nothing open: an answer that was lost may have been an effect.
             sight.certain = outcome.key_was_free and len(outcome.accounts) == len(accounts)
+            sight.known = replace(sight.known, profiles={})
             if outcome.accounts:
                 sight.known = Known({**accounts, **outcome.accounts})
             pause = self._jitter() * BACKOFF_SECONDS * 2**attempt
@@ -716,8 +718,8 @@ class Store:
         sight: "_Sight",
         pool: Callable[[str, str, int, int], Pool] | None = None,
     ) -> Decision:
-        """Decide, reading what the decision asks for on the way: other members, the history,
-        budgets (by `pool`, as of a program, name, total and version)."""
+        """Decide, reading what the decision asks for on the way: other members, profiles, the
+        history, budgets (by `pool`, as of a program, name, total and version)."""
         for _ in range(LOOKS):
             known = sight.known
             known = replace(known, budgets={name: p.points for name, p in sight.pools.items()})
@@ -727,6 +729,11 @@ class Store:
                 other = self.account(program_id, need.member_id)
                 accounts = {**known.accounts, need.member_id: other}
                 sight.known, sight.certain = replace(known, accounts=accounts), False
+                continue
+            except NeedsProfile as need:
+                kept = self.record(f"{program_id}#member#{need.member_id}", "profile") or {}
+                profiles = {**known.profiles, need.member_id: kept}
+                sight.known = replace(known, profiles=profiles)
                 continue
             except NeedsHistory as need:
                 accounts, history = self._with_history(program_id, known.accounts, need.since)
