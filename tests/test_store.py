@@ -7,6 +7,7 @@ from base64 import b64encode
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from datetime import timedelta
+from itertools import islice
 from typing import Any
 
 import pytest
@@ -390,7 +391,7 @@ def test_a_replay_needs_no_fresh_read(house: Shop) -> None:
 # Races
 
 
-def test_a_lost_race_is_decided_again_from_the_account_that_the_failure_returned(
+def test_a_lost_race_is_decided_again_after_a_pause_on_what_stands_then(
     house: Shop,
 ) -> None:
     others = [workers.award(f"custom-{i}", "ana", "visit") for i in range(ATTEMPTS - 1)]
@@ -398,10 +399,27 @@ def test_a_lost_race_is_decided_again_from_the_account_that_the_failure_returned
     house.faults.follow(plan, of="TransactWriteItems")
     answer = send(workers.redeem("ana", "pay-1", points=50))
     assert answer.status == 201
-    # No read but the first: a failed condition brings the account along.
-    assert house.faults.operations == ["GetItem"] + ["TransactWriteItems"] * ATTEMPTS
+    # A look costs a twentieth of a transaction that fails because somebody came in the pause.
+    assert house.faults.operations == ["GetItem", "TransactWriteItems"] * ATTEMPTS
     account, history = house.proved()
     assert (account.balance, len(history)) == (0, ATTEMPTS + 1)
+
+
+def test_who_came_in_the_pause_is_seen_before_anything_is_sent(house: Shop) -> None:
+    """Who keeps losing lets others go first, and sends nothing that must fail."""
+    others = iter([workers.award(f"custom-{i}", "ana", "visit") for i in range(7)])
+    house.faults.follow({0: meanwhile(next(others))}, of="TransactWriteItems")
+
+    def sleep(_seconds: float) -> None:
+        for other in islice(others, 2):
+            done(other)
+
+    with house.on(0, sleep=sleep):
+        assert send(workers.redeem("ana", "pay-1", points=50)).status == 201
+    account, history = house.proved()
+    assert (account.balance, len(history)) == (0, 9)
+    # Six of the others' in three pauses; of its own the one that lost and the one that won.
+    assert house.faults.operations.count("TransactWriteItems") == 6 + 2
 
 
 def test_what_a_lost_race_forbids_is_refused_without_another_read(house: Shop) -> None:
@@ -449,8 +467,6 @@ def test_no_attempt_is_begun_after_the_patience_is_over(house: Shop) -> None:
     time = 0.0
 
     def monotonic() -> float:
-        nonlocal time
-        time += 0.1  # so long takes what lies between two looks at the clock
         return time
 
     def sleep(seconds: float) -> None:
@@ -460,7 +476,9 @@ def test_no_attempt_is_begun_after_the_patience_is_over(house: Shop) -> None:
     begun: list[float] = []
 
     def step(request: AWSPreparedRequest) -> AWSResponse:
+        nonlocal time
         begun.append(time)
+        time += 0.1  # so long takes a transaction
         return cancelled(request, {"Code": "TransactionConflict"}, {"Code": "None"})
 
     with house.on(0, sleep=sleep, monotonic=monotonic, jitter=lambda: 1.0):

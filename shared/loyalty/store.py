@@ -63,6 +63,14 @@ PATIENCE_SECONDS: Final = 1.5
 within 2 seconds."""
 BACKOFF_SECONDS: Final = 0.008
 """First pause at most, doubled each time, with full jitter: about a transaction's own latency."""
+CROWD: Final = 8
+"""Who lost a race for a member pauses for up to so many times what its transaction took, doubled
+each time: room for as many others. Measured against 64 writers: docs/benchmarks.md."""
+LONGEST_SECONDS: Final = 0.8
+"""No pause is longer."""
+YIELDING_SECONDS: Final = 0.5
+"""For so long a command lets others go first where they keep coming; reads cost a twentieth of a
+transaction that fails."""
 LOOKS: Final = 12
 """How often a decision may ask for more to be read."""
 PROGRAM_REFRESH_SECONDS: Final = 20.0
@@ -651,9 +659,13 @@ class Store:
         sight = _Sight(Known({m: self.account(program_id, m) for m in members}))
         sent = 0
         begun = self._monotonic()
+        crowd = 0.0
         for attempt in range(ATTEMPTS):
             try:
                 decision = self._decided(program_id, decide, sight)
+                # What the winner's account forbids is refused without a pause.
+                if crowd and self._others_came(program_id, sight, begun, crowd):
+                    decision = self._decided(program_id, decide, sight)
                 accounts = sight.known.accounts
                 sealed = [_sealed(entry, accounts[entry.member_id]) for entry in decision.entries]
                 requests, owners = self._requests(program_id, sight, sealed, decision)
@@ -670,6 +682,7 @@ class Store:
                 sight.known = Known(fresh)
                 continue
             sent += 1
+            asked = self._monotonic()
             outcome = self._transact(requests, owners)
             if outcome is None and decision.waits is not None:
                 return Proposed(decision.waits, False, sent)
@@ -677,18 +690,46 @@ class Store:
                 return Committed(sealed[0], False, sent)
             if not isinstance(outcome, _Moved):
                 return _replay(outcome, guard, sent)
+            took = self._monotonic() - asked
             sight.pools.clear()
             # Only a failed transaction that saw the key free, and these accounts at that moment,
             # leaves nothing open: an answer that was lost may have been an effect.
             sight.certain = outcome.key_was_free and len(outcome.accounts) == len(accounts)
             sight.known = replace(sight.known, profiles={})
+            crowd = 0.0
             if outcome.accounts:
                 sight.known = Known({**accounts, **outcome.accounts})
-            pause = self._jitter() * BACKOFF_SECONDS * 2**attempt
-            if attempt + 1 == ATTEMPTS or self._monotonic() - begun + pause > PATIENCE_SECONDS:
+                crowd = took * CROWD * 2**attempt
+            elif attempt + 1 == ATTEMPTS or not self._paused(begun, BACKOFF_SECONDS * 2**attempt):
                 break
-            self._sleep(pause)
         raise Unavailable(f"gave up after {sent} transactions")
+
+    def _paused(self, begun: float, window: float) -> bool:
+        """Pause up to so many seconds; False where no attempt may be begun after it."""
+        pause = self._jitter() * min(window, LONGEST_SECONDS)
+        if self._monotonic() - begun + pause > PATIENCE_SECONDS:
+            return False
+        self._sleep(pause)
+        return True
+
+    def _others_came(self, program_id: str, sight: "_Sight", begun: float, window: float) -> bool:
+        """Pause after a lost race and look at the accounts again, for a while as long as others
+        keep writing; whether any did.
+
+        A transaction that fails is billed and a look is nearly free; a decision on an account that
+        moved during the pause could only fail again.
+        """
+        came = False
+        while True:
+            if not self._paused(begun, window):
+                raise Unavailable("too many write to this member")
+            seen = sight.known.accounts
+            fresh = {m: _newer(a, self.account(program_id, m)) for m, a in seen.items()}
+            others = sum(_seq(fresh[m]) - _seq(account) for m, account in seen.items())
+            if others:
+                came, sight.known, sight.certain = True, Known(fresh), False
+            if others < 2 or self._monotonic() - begun > YIELDING_SECONDS:
+                return came
 
     def foresee(self, program_id: str, known: Known, decide: Decide) -> Decision:
         """What would be decided on what is known: the same reads on the way, nothing written."""
@@ -1085,6 +1126,15 @@ def _as_seen(seen: Account | None) -> dict[str, Any]:
         "ConditionExpression": "n = :n",
         "ExpressionAttributeValues": {":n": {"N": str(seen.seq)}},
     }
+
+
+def _seq(account: Account | None) -> int:
+    return account.seq if account else 0
+
+
+def _newer(one: Account | None, other: Account | None) -> Account | None:
+    """The later state of an account of two that were read: an eventual read may be the older."""
+    return max(one, other, key=_seq)
 
 
 def _cut_by_budgets(decision: Decision) -> bool:
