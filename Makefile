@@ -43,8 +43,15 @@ docs: .venv/ready ## write the OpenAPI document and the program's schema anew
 replay: .venv/ready ## post 6,919 real purchases to the running service
 	@$(RUN) -m tools.replay
 
-bench: .venv/ready ## measure decisions, and write the table into docs/benchmarks.md
+bench: $(READY) ## measure costs, growth, load and decisions, and write docs/benchmarks.md
 	@$(RUN) -m tools.bench --write
+	@$(RUN) -m tools.bench_costs --write
+	@$(RUN) -m tools.bench_load --write
+	@$(RUN) -m tools.bench_cpu --write
+	@$(RUN) -m tools.bench_postgres --write
+
+mutants: $(READY) ## try every mutant of the pure core (hours), and write the score into docs/proof.md
+	@$(RUN) -m tools.mutate --write
 
 bench-sweep: $(READY) ## measure the sweep over a million accounts (20 minutes), and write that table
 	@$(RUN) -m tools.bench_sweep --write

@@ -1,0 +1,282 @@
+"""What an operation costs, beside the design that samples use and the least there is; and whether
+that grows with a member's history, lots or the program's rules.
+
+    python -m tools.bench_costs [--write]
+
+Units are what the engine reports (ReturnConsumedCapacity), exact and the same in the cloud.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+import time
+import warnings
+from collections.abc import Callable
+from contextlib import redirect_stdout
+from dataclasses import dataclass, replace
+from datetime import timedelta
+from decimal import Decimal
+from functools import partial
+from io import StringIO
+from typing import Any
+
+from loyalty import edge
+from loyalty.dates import milliseconds
+from loyalty.lots import due_on
+from loyalty.model import Account
+from loyalty.program import publishable
+from loyalty.wire import account_item, entry_item
+from tests import workers
+from tests.programs import shop
+from tests.workers import NOON, Call, deployed, done, put_all, send
+from tools import meter
+from tools.bench import told
+from tools.bench_load import measured_on
+from tools.bench_rival import Rival, dollars
+from tools.engine import Engine, Tables, create_tables
+from tools.template import Template
+
+NOW = milliseconds(NOON)
+TODAY = 20_530
+ROUNDS = 40
+"""Of each growth case; the least time counts."""
+
+
+@dataclass(frozen=True, slots=True)
+class Cost:
+    """Units and calls of one request, and the seconds it took here."""
+
+    write: Decimal
+    read: Decimal
+    calls: int
+    seconds: float
+
+
+class Bench:
+    """The handlers on a fresh engine, metered."""
+
+    def __init__(self, engine: Engine, name: str) -> None:
+        self.engine = engine
+        self._name = name
+        self.direct = engine.client(parameter_validation=False)
+        self.client = workers.connect(engine.endpoint)
+        meter.attach(self.client)
+        self._made = 0
+        self.tables = self.fresh()
+
+    def fresh(self) -> Tables:
+        """Tables of their own, so that what was put before weighs on nothing."""
+        self._made += 1
+        prefix = f"loyalty-{self._name}-{self._made}"
+        self.tables = create_tables(self.engine.endpoint, prefix, Template.load())
+        return self.tables
+
+    def publish(self, document: dict[str, Any]) -> None:
+        with self.opened(days=-30):
+            done(workers.publish(document))
+
+    def opened(self, days: int = 0) -> Any:
+        moment = NOON + timedelta(days=days)
+        return deployed(self.client, self.tables, moment)
+
+    def cost(self, call: Call, status: int = 201) -> Cost:
+        """What a request takes whose program the process knows already."""
+        with self.opened():
+            edge.store().rulebook_in_force("shop", NOW)
+            return measured(lambda: _expect(call, status))
+
+    def put(self, account: Account) -> None:
+        """Set an account up as it would stand after a long life."""
+        self.direct.put_item(TableName=self.tables.accounts, Item=account_item(account))
+
+
+def measured(work: Callable[[], object]) -> Cost:
+    """What some work consumed and how long it took."""
+    with meter.measure() as units:
+        begun = time.perf_counter()
+        work()
+        seconds = time.perf_counter() - begun
+    return Cost(units.write, units.read, units.calls, seconds)
+
+
+def _expect(call: Call, status: int) -> None:
+    answer = send(call)
+    assert answer.status == status, answer.body
+
+
+def operations(engine: Engine) -> str:
+    """The table of operations: ours, the samples' design, the floor."""
+    bench = Bench(engine, "costs")
+    document = shop()
+    document["transfers"] = {"enabled": True, "min_points": 1}
+    bench.publish(document)
+    with bench.opened(days=-1):
+        for member in ("ana", "ben"):
+            done(workers.enrol(member))
+            done(workers.adjust(member, 10_000, f"gift-{member}"))
+    held = workers.redeem("ana", "held", points=5, hold=True)
+    ours = {
+        "award (3 lines)": bench.cost(workers.purchase("order-1", "ana", 1250, 3000, 499)),
+        "award again (replay)": bench.cost(workers.purchase("order-1", "ana", 1250, 3000, 499)),
+        "check-in": bench.cost(workers.check_in("ana", "visit")),
+        "redemption": bench.cost(workers.redeem("ana", "pay", points=5)),
+        "redemption with a voucher": bench.cost(
+            workers.redeem("ana", "coffee", reward_id="free-coffee")
+        ),
+        "hold": bench.cost(held),
+        "cancellation": bench.cost(workers.cancel("r-aGVsZA"), 200),
+        "refund": bench.cost(workers.reverse("order-1", "back")),
+        "transfer": bench.cost(
+            workers.transfer("gift", from_member_id="ana", to_member_id="ben", points=5)
+        ),
+        "balance": bench.cost(workers.balance("ana"), 200),
+        "25 rows of history": bench.cost(workers.entries("ana"), 200),
+        "refusal": bench.cost(workers.redeem("ana", "more", points=900_000), 409),
+    }
+    # Powertools asks for Lambda's context, which would only tell it when to give up.
+    warnings.simplefilter("ignore", UserWarning)
+    rival = Rival(bench.client, "rival")
+    rival.create()
+    theirs: dict[str, tuple[Cost, Cost]] = {}
+    for name, call in (("award (3 lines)", rival.award), ("redemption", rival.redeem)):
+        call({"member_id": "ana", "event_id": f"warm-{name}"}, atomic=False)
+        events = [{"member_id": "ana", "event_id": f"{name}-{i}"} for i in range(2)]
+        separate = measured(partial(call, events[0], atomic=False))
+        atomic = measured(partial(call, events[1], atomic=True))
+        theirs[name] = separate, atomic
+    again = {"member_id": "ana", "event_id": "award (3 lines)-1"}
+    replay = measured(lambda: rival.award(again, atomic=True))
+    theirs["award again (replay)"] = replay, replay
+    balance = measured(lambda: rival.balance("ana"))
+    theirs["balance"] = balance, balance
+    rows = [
+        "| operation | write units | read units | calls | dollars per million "
+        "| samples: write, read, calls | samples in a transaction | dollars per million |",
+        "|---|--:|--:|--:|--:|--:|--:|--:|",
+    ]
+    for name, cost in ours.items():
+        cells = [name, cost.write, cost.read, cost.calls, _price(cost)]
+        if name in theirs:
+            separate, atomic = theirs[name]
+            cells += [_units(separate), _units(atomic), _price(atomic)]
+        else:
+            cells += ["", "", ""]
+        rows.append(f"| {' | '.join(map(str, cells))} |")
+    rows.append(
+        f"| *two writes, the least an award can be, outside a transaction* | 2 | 0 | 2 "
+        f"| {dollars(Decimal(2), Decimal(0)):.2f} | | | |"
+    )
+    rows.append(
+        f"| *the same two in a transaction* | 4 | 0 | 1 "
+        f"| {dollars(Decimal(4), Decimal(0)):.2f} | | | |"
+    )
+    return "\n".join(rows)
+
+
+def _units(cost: Cost) -> str:
+    return f"{cost.write}, {cost.read}, {cost.calls}"
+
+
+def _price(cost: Cost) -> str:
+    return f"{dollars(cost.write, cost.read):.2f}"
+
+
+def growth(engine: Engine) -> str:
+    """The table of what grows and what it costs."""
+    rows = [
+        "| an award of a member with | write units | read units | ms | ratio |",
+        "|---|--:|--:|--:|--:|",
+    ]
+    smallest = 0.0
+
+    def row(name: str, cost: Cost) -> None:
+        nonlocal smallest
+        smallest = smallest or cost.seconds
+        cells = [
+            name,
+            cost.write,
+            cost.read,
+            f"{cost.seconds * 1000:.1f}",
+            f"{cost.seconds / smallest:.2f}",
+        ]
+        rows.append(f"| {' | '.join(map(str, cells))} |")
+
+    bench = Bench(engine, "growth")
+    bench.publish(shop())
+    for entries in (1, 1_000, 100_000):
+        _history(bench, f"old-{entries}", entries)
+        row(f"{entries:,} entries", _fastest(bench, f"old-{entries}"))
+    for lots in (1, 12, 60, 365):
+        account = Account(
+            program_id="shop",
+            member_id=f"lots-{lots}",
+            seq=1,
+            lots=tuple((TODAY + 2 * i + 1, 100) for i in range(lots)),
+            lifetime=10_000,
+            active_on=TODAY - 1,
+            recorded_at=NOW - 86_400_000,
+            hash=bytes(32),
+        )
+        bench.put(replace(account, due_on=due_on(publishable(shop()), account)))
+        row(f"{lots} live lots", _fastest(bench, f"lots-{lots}"))
+    for rules in (1, 2_000):
+        bench.fresh()
+        more = [
+            {
+                "rule_id": f"extra-{i}",
+                "trigger": "purchase",
+                "match": {"products": [f"SKU-{i}"]},
+                "earn": {"points": 1},
+            }
+            for i in range(1, rules)
+        ]
+        base = {"rule_id": "base", "trigger": "purchase", "earn": {"points": 1, "per_amount": 100}}
+        bench.publish(shop(rules=[base, *more], limits=[]))
+        with bench.opened(days=-1):
+            done(workers.enrol("ana"))
+        row(
+            f"a program of {rules:,} rules" if rules > 1 else "a program of 1 rule",
+            _fastest(bench, "ana"),
+        )
+    return "\n".join(rows)
+
+
+def _fastest(bench: Bench, member_id: str) -> Cost:
+    costs = [
+        bench.cost(workers.purchase(f"{member_id}-order-{i}", member_id, 1250))
+        for i in range(ROUNDS)
+    ]
+    return replace(costs[0], seconds=min(cost.seconds for cost in costs))
+
+
+def _history(bench: Bench, member_id: str, entries: int) -> None:
+    """A member who has come so often, written beside the store: the same award again and again."""
+    with bench.opened(days=-20):
+        done(workers.enrol(member_id))
+        done(workers.award(f"review-{member_id}", member_id))
+        award = edge.store().entry("shop", f"e#review-{member_id}")
+        account = edge.store().account("shop", member_id)
+    assert award is not None
+    assert account is not None
+    requests = [
+        {"PutRequest": {"Item": entry_item(replace(award, seq=n, partition=f"e#{member_id}-{n}"))}}
+        for n in range(3, entries + 1)
+    ]
+    put_all(bench.direct, bench.tables.ledger, requests)
+    bench.put(replace(account, seq=max(2, entries)))
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("--write", action="store_true", help="put the tables into the document")
+    wish = parser.parse_args()
+    with redirect_stdout(StringIO()), Engine() as engine:  # handlers print their metrics
+        costs, grown = operations(engine), growth(engine)
+    told("costs", f"{costs}\n\n{measured_on()}", write=wish.write)
+    told("growth", f"{grown}\n\n{measured_on()}", write=wish.write)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
