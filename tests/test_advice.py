@@ -213,6 +213,14 @@ def test_a_rule_that_only_sometimes_fires_shadows_nothing(
     assert told(rule(stacking=stacking) | sometimes, rule("two")) == []
 
 
+def test_a_rule_for_true_does_not_shadow_one_for_1() -> None:
+    def asks(value: Any) -> dict[str, Any]:
+        return {"attributes": [{"name": "vip", "op": "==", "value": value}]}
+
+    assert told(rule(stacking="last", when=asks(True)), rule("two", when=asks(1))) == []
+    assert told(rule(stacking="last", when=asks(1)), rule("two", when=asks(1))) == SHADOWED
+
+
 def test_an_exclusive_rule_that_a_last_one_may_keep_from_being_evaluated_shadows_nothing() -> None:
     rules = [
         rule("small", priority=2),

@@ -698,6 +698,18 @@ class Comparison(_Part):
             return not _same(attribute, self.value)
         return type(attribute) is type(self.value) and bool(_ORDERS[self.op](attribute, self.value))
 
+    # True == 1 in Python, but not in a document.
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Comparison) and self._written == other._written
+
+    def __hash__(self) -> int:
+        return hash(self._written)
+
+    @property
+    def _written(self) -> tuple[str, str, str]:
+        return self.name, self.op, repr(self.value)
+
     @model_validator(mode="after")
     def _can_compare(self) -> "Comparison":
         if self.op == "in":
