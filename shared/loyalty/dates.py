@@ -16,6 +16,7 @@ type Rounding = Literal["day", "week", "month", "quarter", "year"]
 
 PERS: tuple[Per, ...] = ("day", "week", "month", "year", "ever")
 EPOCH = date(1970, 1, 1).toordinal()
+_EPOCH_BEGINS = datetime(1970, 1, 1, tzinfo=UTC)
 
 _ISO_DURATION = re.compile(
     r"P(?=\d|T\d)(?:(\d{1,4})Y)?(?:(\d{1,5})M)?(?:(\d{1,5})W)?(?:(\d{1,6})D)?"
@@ -69,7 +70,8 @@ def _shift(day: date, months: int, days: int) -> date:
     year, month = divmod(index, 12)
     if not 1 <= year <= 9999:
         raise OverflowError("date out of range")
-    last = calendar.monthrange(year, month + 1)[1]
+    # Every month has 28 days; how many more is only asked where it matters.
+    last = calendar.monthrange(year, month + 1)[1] if day.day > 28 else 28
     return date(year, month + 1, min(day.day, last)) + timedelta(days=days)
 
 
@@ -164,11 +166,11 @@ def day_begins(day: date, zone: ZoneInfo) -> datetime:
 
 def milliseconds(instant: datetime) -> int:
     """Whole milliseconds since 1970-01-01T00:00Z."""
-    return (instant - datetime(1970, 1, 1, tzinfo=UTC)) // timedelta(milliseconds=1)
+    return (instant - _EPOCH_BEGINS) // timedelta(milliseconds=1)
 
 
 def from_milliseconds(number: int) -> datetime:
-    return datetime(1970, 1, 1, tzinfo=UTC) + timedelta(milliseconds=number)
+    return _EPOCH_BEGINS + timedelta(milliseconds=number)
 
 
 def day_number(day: date) -> int:

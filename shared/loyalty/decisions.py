@@ -10,6 +10,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from datetime import date, datetime
 from hashlib import sha256
+from operator import attrgetter
 from typing import Any
 
 from loyalty import tiers
@@ -172,6 +173,7 @@ class Draft:
     today: Day = field(init=False)
     postings: list[Posting] = field(init=False)
     lapsed: list[Hold] = field(init=False)
+    _dates: dict[int, date] = field(init=False, default_factory=dict)
 
     def __post_init__(self) -> None:
         # For one member time never goes back, whatever the clocks of our servers say.
@@ -182,7 +184,11 @@ class Draft:
         self.lapsed = [p.hold for p in self.postings if p.kind == "lapse" and p.hold]
 
     def local_date(self, instant: int) -> date:
-        return local_date(from_milliseconds(instant), self.rulebook.program.zone)
+        on = self._dates.get(instant)
+        if on is None:
+            on = local_date(from_milliseconds(instant), self.rulebook.program.zone)
+            self._dates[instant] = on
+        return on
 
     def instant(self) -> datetime:
         return from_milliseconds(self.recorded_at)
@@ -215,13 +221,16 @@ class Draft:
         active = max(
             (day for day in (active_on, self.before.active_on) if day is not None), default=None
         )
-        account = replace(self.account, active_on=active)
-        standing = account
-        account = replace(account, qualifying=added(account.qualifying, qualifying))
+        account = replace(
+            self.account,
+            active_on=active,
+            qualifying=added(self.account.qualifying, qualifying),
+        )
         outdated = tiers.outdated(program, account, self.today)
-        account = replace(account, qualifying=added(account.qualifying, outdated))
+        if outdated:
+            account = replace(account, qualifying=added(account.qualifying, outdated))
         if kind == "reverse":
-            account = tiers.lowered(program, account, standing, self.today)
+            account = tiers.lowered(program, account, self.account, self.today)
         elif qualifying:
             account = tiers.raised(program, account, self.today, dated)
         if program.notifications.expiring:
@@ -252,7 +261,7 @@ class Draft:
             active_on=None if active == self.before.active_on else active,
             due_on=due_on(program, account),
             qualifying=(*qualifying, *outdated, *dropped),
-            counts=tuple(sorted(counts, key=lambda count: (count.per, count.name))),
+            counts=tuple(sorted(counts, key=attrgetter("per", "name"))),
             tier=None if account.tier == self.before.tier else account.tier,
             tier_until=account.tier_until,
             pinned=account.pinned if repinned else None,
