@@ -951,6 +951,25 @@ def test_every_rule_that_does_not_fire_says_why(when: dict[str, Any], reason: st
     assert why(ledger, entry)["b"]["points"] == 100
 
 
+def test_rules_that_compare_with_true_and_with_1_keep_apart() -> None:
+    def asks(value: Any) -> dict[str, Any]:
+        return {"attributes": [{"name": "vip", "op": "==", "value": value}]}
+
+    def listed(value: Any) -> dict[str, Any]:
+        return {"attributes": [{"name": "vip", "op": "in", "value": [value]}]}
+
+    rules = {"true": asks(True), "one": asks(1), "a true": listed(True), "a one": listed(1)}
+    ledger = shop(
+        *(
+            rule(name.replace(" ", "-"), trigger="review", earn={"points": 1}, when=when)
+            for name, when in rules.items()
+        )
+    )
+    for value, fired in ((True, {"true", "a-true"}), (1, {"one", "a-one"})):
+        rows = why(ledger, review(ledger, attributes={"vip": value}))
+        assert {name for name, row in rows.items() if row["fired"]} == fired
+
+
 @pytest.mark.parametrize(
     ("at", "holds"),
     [

@@ -382,8 +382,8 @@ def check_in(
     evaluation = rulebook.evaluate(draft.account, event, at, usage, known.budgets)
     if not evaluation.points:
         stopped = {"frequency", "cooldown", "limit"}
-        by_limits = evaluation.hits or any(reason in stopped for _, reason in evaluation.reasons)
-        if by_limits:
+        reasons = rulebook.reasons(event.type, evaluation.codes)
+        if evaluation.hits or not stopped.isdisjoint(reasons.values()):
             raise _limit_reached(_rules_allow_from(rulebook, evaluation, usage, at), at)
         raise Refusal("nothing_earned", "No rule of the program gives points for this check-in.")
     counts = tuple(usage.count(per, name, 1) for per in dict.fromkeys(t.per for t in rules.limits))
@@ -440,7 +440,7 @@ def _rules_allow_from(rulebook: Rulebook, evaluation: Evaluation, usage: Usage, 
     paying = {"granted", "frequency", "cooldown", "limit"}
     program = rulebook.program
     instants = []
-    for index, reason in evaluation.reasons:
+    for index, reason in rulebook.reasons("check_in", evaluation.codes).items():
         rule = rulebook.sources[index]
         if reason not in paying or not isinstance(rule, Rule) or rule.earn.multiply is not None:
             continue

@@ -11,7 +11,7 @@ for the command that is being committed as for the history that is being folded.
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
-from typing import Any, Final, Literal
+from typing import Any, Final, Literal, NamedTuple
 
 from loyalty.dates import Per
 
@@ -160,8 +160,7 @@ class Counts:
     values: Mapping[str, int]
 
 
-@dataclass(frozen=True, slots=True)
-class Count:
+class Count(NamedTuple):
     """One addition to a counter: `name` in window number `window` of kind `per`."""
 
     per: Per

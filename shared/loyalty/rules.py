@@ -4,8 +4,11 @@ A `Rulebook` is one program version compiled for evaluation; `Rulebook.evaluate`
 of (version, account, event, time). Points stay rational until the end: what a rule gives is a
 numerator over a denominator, and rounding happens once.
 
-Lines are bits of an integer: which lines a rule counts is a few operations on whole baskets, so
-that a basket of 50 lines under 200 rules is decided in a millisecond or two.
+Lines are bits of an integer: which lines a rule counts is a few operations on whole baskets. What
+an event cannot change is worked out when a version is compiled: conditions that sources share are
+looked at once for an event, and a rule on products, categories or brands is only looked at where
+the basket has one of them. So a basket of 50 lines under 200 rules is decided in about a
+millisecond.
 """
 
 import re
@@ -13,15 +16,17 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import date, datetime, time, timedelta
 from fractions import Fraction
-from functools import cached_property
-from itertools import groupby
+from functools import cache, cached_property, reduce
+from itertools import chain
 from math import lcm
+from operator import mul
 from types import MappingProxyType
-from typing import Any, Final, Literal
+from typing import Any, Final, Literal, NamedTuple
 
 from loyalty.commands import Event, Line, Purchase
 from loyalty.dates import (
     Duration,
+    Per,
     day_number,
     from_day_number,
     from_milliseconds,
@@ -38,6 +43,7 @@ from loyalty.program import (
     Budget,
     Campaign,
     Expiry,
+    Frequency,
     Limit,
     LocalTime,
     Match,
@@ -48,6 +54,7 @@ from loyalty.program import (
 )
 from loyalty.tiers import tier_of
 
+type Unit = Literal["amount", "quantity", "line"]
 type Reason = Literal[
     "granted", "not_started", "ended", "inactive", "channel", "location", "group", "tier",
     "weekday", "hours", "attributes", "min_amount", "no_matching_line", "not_first_purchase",
@@ -74,6 +81,11 @@ ONCE: Final = ("first_purchase", "profile_completed", "referral", "birthday", "a
 """What a member is paid for once, for ever or in a year, by its counter."""
 
 _CODES: Final = {reason: code for code, reason in REASONS.items()}
+_GRANTED: Final = _CODES["granted"]
+_NO_LINE: Final = _CODES["no_matching_line"]
+_AFTER_LAST: Final = _CODES["after_last"]
+_FIRST_PURCHASE: Final = token("once", "first_purchase")
+_PROGRAM_POINTS: Final = token("program", "points")
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -88,11 +100,10 @@ class Factor:
     multiplier: Fraction
 
 
-@dataclass(frozen=True, slots=True)
-class Row:
-    """What one rule or offer (`index` in `Rulebook.sources`) gave."""
+class Row(NamedTuple):
+    """What one rule or offer gave: `source` is its index in `Rulebook.sources`."""
 
-    index: int
+    source: int
     desired: int
     points: int
     factors: tuple[Factor, ...]
@@ -122,16 +133,16 @@ class LimitHit:
 class Evaluation:
     """What an event earns, and why.
 
-    `grants` are (available_on, expires_on, points); `reasons` has one for each source that was
-    considered, as (index, reason), in the order of evaluation; `rows` are those that fired;
-    `draws` are the points taken from each budget, `left` what those had that were too small.
+    `grants` are (available_on, expires_on, points); `codes` has the reason's character for each
+    source that was considered, in the order of evaluation; `rows` are those that fired; `draws` are
+    the points taken from each budget, `left` what those had that were too small.
     """
 
     points: int
     desired: int
     grants: tuple[tuple[Day, Day, int], ...]
     line_points: tuple[int, ...]
-    reasons: tuple[tuple[int, Reason], ...]
+    codes: str
     rows: tuple[Row, ...]
     hits: tuple[LimitHit, ...]
     counts: tuple[Count, ...]
@@ -141,12 +152,16 @@ class Evaluation:
 
 
 class _Basket:
-    """The lines of a purchase as bits: line i is 1 << i."""
+    """The lines of a purchase as bits: line i is 1 << i; `units` are what can be counted of each:
+    its amount, its quantity, itself."""
 
     def __init__(self, lines: Sequence[Line], bases: Sequence[int]) -> None:
         self.lines = lines
-        self.bases = bases
-        self.quantities = [line.quantity for line in lines]
+        self.units: Mapping[Unit, Sequence[int]] = {
+            "amount": bases,
+            "quantity": [line.quantity for line in lines],
+            "line": [1] * len(lines),
+        }
         self.base = sum(bases)
         self.all = (1 << len(lines)) - 1
         self.products: dict[str, int] = {}
@@ -208,10 +223,15 @@ class _Matcher:
             no = match.exclude
             excluded = (frozenset(no.products), frozenset(no.categories), frozenset(no.brands))
             self._no = excluded if any(excluded) else ()
+        named = (self._products, self._categories, self._brands)
         # The most specific of several line multipliers counts: product, category, brand.
-        self.specificity = (
-            3 if self._products else 2 if self._categories else 1 if self._brands else 0
-        )
+        self.specificity = next((3 - k for k, names in enumerate(named) if names), 0)
+
+    @property
+    def named(self) -> frozenset[str]:
+        """What a basket must have one of for any line to count, of the kind that `specificity`
+        says; empty where it names nothing."""
+        return self._products or self._categories or self._brands
 
     def __call__(self, basket: _Basket) -> int:
         mask = basket.all
@@ -259,11 +279,23 @@ def _wall(moment: LocalTime) -> datetime:
 
 
 class _Conditions:
-    """A `when`, compiled."""
+    """What must hold of an event before its lines are looked at: a `when`, compiled, for offers
+    that are `active`, for rules on a `first_purchase` that it is one."""
 
-    __slots__ = ("_channels", "_groups", "_locations", "_weekdays", "_when", "_window")
+    __slots__ = (
+        "_active",
+        "_channels",
+        "_first_purchase",
+        "_groups",
+        "_locations",
+        "_weekdays",
+        "_when",
+        "_window",
+    )
 
-    def __init__(self, when: When) -> None:
+    def __init__(self, when: When, *, first_purchase: bool = False, active: bool = True) -> None:
+        self._active = active
+        self._first_purchase = first_purchase
         self._when = when
         self._window = _Window(when)
         self._channels = frozenset(when.channels)
@@ -274,6 +306,10 @@ class _Conditions:
     def unmet(self, moment: "_Moment") -> Reason | None:
         """The first condition that does not hold, or None."""
         event, when = moment.event, self._when
+        if not self._active:
+            return "inactive"
+        if self._first_purchase and not moment.first_purchase:
+            return "not_first_purchase"
         if outside := self._window.outside(moment.wall):
             return outside
         if self._channels and event.channel not in self._channels:
@@ -310,6 +346,7 @@ class _Moment:
         self.weekday = WEEKDAYS[here.weekday()]
         self.minute = here.hour * 60 + here.minute
         self.groups = account.groups
+        self.first_purchase = not account.counter("ever", 0, _FIRST_PURCHASE)
         tier = tier_of(program, account)
         self.tier = None if tier is None else tier.tier_id
         purchase = event.purchase
@@ -318,57 +355,102 @@ class _Moment:
         )
 
 
+class _Yield(NamedTuple):
+    """What a source gives: `points` for each `size` units of what `of` counts on its lines, in
+    `whole` blocks of their sum or continuously; without `of`, points for the event as a whole."""
+
+    points: int
+    size: int = 1
+    of: Unit | None = None
+    whole: bool = False
+
+
+def _yield_of(source: Rule | Offer, point_value: Fraction | None) -> _Yield | None:
+    """None for what only multiplies, and for a percentage where points are worth no money."""
+    if isinstance(source, Offer):
+        if not point_value:
+            return None
+        rate = source.percent / 100 / point_value
+        return _Yield(rate.numerator, rate.denominator, "amount")
+    earn = source.earn
+    points = earn.points or 0
+    match earn.kind:
+        case "multiply":
+            return None
+        case "fixed":
+            return _Yield(points)
+        case "per_amount":
+            return _Yield(points, earn.per_amount or 1, "amount", earn.blocks == "whole")
+        case "per_quantity":
+            return _Yield(points, earn.per_quantity or 1, "quantity", whole=True)
+        case "per_line":
+            return _Yield(points, earn.per_line or 1, "line", whole=True)
+
+
+@dataclass(frozen=True, slots=True, eq=False, kw_only=True)
 class _Source:
-    """A rule or an offer, compiled: everything that is the same for every event."""
+    """A rule or an offer, compiled: everything that is the same for every event.
 
-    __slots__ = (
-        "conditions",
-        "factor",
-        "frequencies",
-        "index",
-        "life",
-        "limits",
-        "matcher",
-        "offer",
-        "points_token",
-        "rule",
-        "times_token",
-        "windows",
-    )
+    `index` is its place in the document, `place` that among what an event of its type is held
+    against. `factor` is set for a line multiplier; `terms` is the number of those on which its
+    points wait and expire.
+    """
 
-    def __init__(
-        self, index: int, source: Rule | Offer, life: tuple[Duration | None, tuple[Expiry, ...]]
-    ) -> None:
-        self.index = index
-        self.life = life
-        self.factor: Factor | None = None
-        self.rule = source if isinstance(source, Rule) else None
-        self.offer = source if isinstance(source, Offer) else None
-        self.limits: tuple[tuple[int, Limit], ...] = ()
-        self.frequencies: tuple[Any, ...] = ()
-        self.windows: tuple[Any, ...] = ()
-        self.points_token = self.times_token = ""
-        if isinstance(source, Rule):
-            self.matcher = _Matcher(source.match)
-            self.conditions = _Conditions(source.when) if source.when else None
-            self.frequencies = source.frequency
-            self.limits = _in_order(source.limits)
-            self.windows = _windows(source.limits)
-            self.points_token = token("points", source.rule_id)
-            self.times_token = token("times", source.rule_id)
-            if source.earn.multiply is not None:
-                self.factor = Factor("line", source.rule_id, source.earn.multiply)
-        else:
-            self.matcher = _Matcher(
-                source.applies_to, discounted=False if source.exclude_discounted else None
-            )
-            shared = When.model_construct(
-                from_=source.from_,
-                until=source.until,
-                channels=source.channels,
-                groups=source.groups,
-            )
-            self.conditions = _Conditions(shared)
+    index: int
+    place: int
+    is_rule: bool
+    stacking: str = ""
+    priority: int = 0
+    gives: _Yield | None
+    factor: Factor | None = None
+    tiered: bool = False
+    conditions: _Conditions
+    matcher: _Matcher
+    frequencies: tuple[Frequency, ...] = ()
+    limits: tuple[tuple[int, Limit], ...] = ()
+    windows: tuple[Per, ...] = ()
+    terms: int
+    points_token: str = ""
+    times_token: str = ""
+
+
+class _Held:
+    """The sources that an event of one type is held against, in the order of evaluation, which is
+    that of an explanation: `rules` of them are rules, the rest offers.
+
+    Conditions that several share stand once in `conditions`; `condition_of` has each source's
+    number in it.
+    """
+
+    def __init__(self, sources: Sequence[_Source]) -> None:
+        self.sources = sources
+        self.indexes = [source.index for source in sources]
+        self.rules = sum(source.is_rule for source in sources)
+        self.conditions = tuple(dict.fromkeys(source.conditions for source in sources))
+        numbers = {conditions: n for n, conditions in enumerate(self.conditions)}
+        self.condition_of = [numbers[source.conditions] for source in sources]
+        self._always: list[int] = []
+        self._by_name: list[dict[str, list[int]]] = [{}, {}, {}]
+        for source in sources:
+            # Whether a frequency is used up is told whatever the basket holds.
+            if source.frequencies or not source.matcher.named:
+                self._always.append(source.place)
+                continue
+            places = self._by_name[3 - source.matcher.specificity]
+            for name in source.matcher.named:
+                places.setdefault(name, []).append(source.place)
+
+    def concerned(self, basket: _Basket) -> Iterable[int]:
+        """The places of sources that may count a line of the basket, or have more to say than that
+        they do not; all where there are no lines."""
+        if not basket.all:
+            return range(len(self.sources))
+        found = set(self._always)
+        tables = (basket.products, basket.categories, basket.brands)
+        for places, table in zip(self._by_name, tables, strict=True):
+            for name in places.keys() & table.keys():
+                found.update(places[name])
+        return sorted(found)
 
 
 class _Campaign:
@@ -425,7 +507,7 @@ class _Part:
 
 class _Factors:
     """The multipliers of one event: which apply to each line (−1: to the event as a whole), and
-    the lines' amounts and counts with their factors in, as integers over one denominator."""
+    the lines' `weights`: their units with the factors in, as integers over one denominator."""
 
     def __init__(self, basket: _Basket, combine: Callable[[tuple[Factor, ...]], Fraction]) -> None:
         self._basket = basket
@@ -451,16 +533,15 @@ class _Factors:
             combined[i] = known[key]
         self.event = combined.get(-1, Fraction(1))
         self.denominator = lcm(*(factor.denominator for factor in known.values()))
-        self.amounts: Sequence[int] = basket.bases
-        self.quantities: Sequence[int] = basket.quantities
-        self.ones: Sequence[int] = [1] * len(basket.lines)
+        self.weights = basket.units
         if combined:
             one = Fraction(1)
             scaled = [combined.get(i, one) for i in range(len(basket.lines))]
             scale = [f.numerator * (self.denominator // f.denominator) for f in scaled]
-            self.amounts = [a * b for a, b in zip(basket.bases, scale, strict=True)]
-            self.quantities = [a * b for a, b in zip(basket.quantities, scale, strict=True)]
-            self.ones = scale
+            self.weights = {
+                unit: [a * b for a, b in zip(counted, scale, strict=True)]
+                for unit, counted in basket.units.items()
+            }
 
     def applied(self, mask: int) -> tuple[Factor, ...]:
         """The factors on any of these lines (no lines: on the event), each once."""
@@ -469,9 +550,12 @@ class _Factors:
         known = self._applied.get(mask)
         if known is None:
             lines = self._basket.indexes(mask) if mask else (-1,)
-            found = dict.fromkeys(f for i in lines for f in self.of.get(i, ()))
-            known = self._applied[mask] = tuple(found)
+            found = chain.from_iterable([self.of.get(i, ()) for i in lines])
+            known = self._applied[mask] = tuple(dict.fromkeys(found))
         return known
+
+
+_NOTHING: Final = _Held(())
 
 
 class Rulebook:
@@ -485,12 +569,22 @@ class Rulebook:
         self.program = program
         self.version = version
         self.sources: tuple[Rule | Offer, ...] = (*program.rules, *program.offers)
-        # Sources that live alike share one tuple, so that a life is worked out once an event.
-        shared: dict[Any, tuple[Expiry, ...]] = {}
-        self._compiled = [
-            _Source(i, source, self._policies(source, shared))
-            for i, source in enumerate(self.sources)
-        ]
+        considered: dict[str, list[int]] = {}
+        for index in sorted(range(len(program.rules)), key=lambda i: -program.rules[i].priority):
+            trigger = program.rules[index].trigger
+            event_type = "purchase" if trigger in PURCHASES else trigger
+            considered.setdefault(event_type, []).append(index)
+        offers = list(range(len(program.rules), len(self.sources)))
+        if offers:
+            considered.setdefault("purchase", []).extend(offers)
+        self._conditions: dict[Any, _Conditions] = {}
+        self._terms: dict[tuple[Duration | None, tuple[Expiry, ...]], int] = {}
+        self._held = {
+            event_type: _Held([self._compiled(i, place) for place, i in enumerate(indexes)])
+            for event_type, indexes in considered.items()
+        }
+        self._by_index = {s.index: s for held in self._held.values() for s in held.sources}
+        self._lives = tuple(self._terms)
         self._campaigns = [_Campaign(campaign) for campaign in program.campaigns]
         levels = program.tiers.levels if program.tiers else ()
         self._tier_factors = {
@@ -500,14 +594,69 @@ class Rulebook:
         }
         self._limits = _in_order(program.limits)
         self._limit_windows = _windows(program.limits)
-        self._considered: dict[str, list[int]] = {}
-        for index in sorted(range(len(program.rules)), key=lambda i: -program.rules[i].priority):
-            trigger = program.rules[index].trigger
-            event_type = "purchase" if trigger in PURCHASES else trigger
-            self._considered.setdefault(event_type, []).append(index)
-        offers = list(range(len(program.rules), len(self.sources)))
-        if offers:
-            self._considered.setdefault("purchase", []).extend(offers)
+
+    def _compiled(self, index: int, place: int) -> _Source:
+        source, program = self.sources[index], self.program
+        gives = _yield_of(source, program.point_value)
+        if isinstance(source, Offer):
+            own = None if source.validity is None else Expiry.model_construct(after=source.validity)
+            when = When.model_construct(
+                from_=source.from_,
+                until=source.until,
+                channels=source.channels,
+                groups=source.groups,
+            )
+            return _Source(
+                index=index,
+                place=place,
+                is_rule=False,
+                gives=gives,
+                conditions=self._shared(when, active=source.active),
+                matcher=_Matcher(source.applies_to, False if source.exclude_discounted else None),
+                terms=self._number(
+                    program.pending.get("purchase"), program.expiry if own is None else (own,)
+                ),
+            )
+        multiplier = source.earn.multiply
+        return _Source(
+            index=index,
+            place=place,
+            is_rule=True,
+            stacking=source.stacking,
+            priority=source.priority,
+            gives=gives,
+            factor=None if multiplier is None else Factor("line", source.rule_id, multiplier),
+            tiered=source.tier_multiplier,
+            conditions=self._shared(
+                source.when or When(), first_purchase=source.trigger == "first_purchase"
+            ),
+            matcher=_Matcher(source.match),
+            frequencies=source.frequency,
+            limits=_in_order(source.limits),
+            windows=_windows(source.limits),
+            terms=self._number(
+                program.pending.get(source.trigger) if source.pending is None else source.pending,
+                program.expiry if source.expiry is None else source.expiry,
+            ),
+            points_token=token("points", source.rule_id),
+            times_token=token("times", source.rule_id),
+        )
+
+    def _shared(
+        self, when: When, *, first_purchase: bool = False, active: bool = True
+    ) -> _Conditions:
+        """The one object for these conditions."""
+        key = (when, first_purchase, active)
+        known = self._conditions.get(key)
+        if known is None:
+            known = _Conditions(when, first_purchase=first_purchase, active=active)
+            self._conditions[key] = known
+        return known
+
+    def _number(self, wait: Duration | None, policies: tuple[Expiry, ...]) -> int:
+        """The number of the terms on which points wait and expire: sources that share them share
+        their dates, which are worked out once for an event."""
+        return self._terms.setdefault((wait, policies), len(self._terms))
 
     @cached_property
     def budgets(self) -> Mapping[str, int]:
@@ -536,11 +685,17 @@ class Rulebook:
         campaign or rule, `t` with the tier's id."""
         names = {factor: f"t{tier_id}" for tier_id, factor in self._tier_factors.items()}
         names |= {campaign.factor: f"c{k}" for k, campaign in enumerate(self._campaigns)}
-        return names | {s.factor: f"r{s.index}" for s in self._compiled if s.factor is not None}
+        rules = self._by_index.values()
+        return names | {s.factor: f"r{s.index}" for s in rules if s.factor is not None}
 
     def considered(self, event_type: str) -> list[int]:
         """The sources an event of this type is held against, in the order of evaluation."""
-        return self._considered.get(event_type, [])
+        return self._held.get(event_type, _NOTHING).indexes
+
+    def reasons(self, event_type: str, codes: str) -> dict[int, Reason]:
+        """Why each source considered fired or did not, from the reasons' characters."""
+        pairs = zip(self.considered(event_type), codes, strict=True)
+        return {index: REASONS[code] for index, code in pairs}
 
     def evaluate(
         self,
@@ -558,8 +713,8 @@ class Rulebook:
         on budgets that are not among those given.
         """
         moment = _Moment(self.program, account, event, occurred_at)
-        reasons, fired = self._fire(moment, usage, barred)
-        fired = self._exclude(fired, reasons, moment)
+        codes, fired = self._fire(moment, usage, barred)
+        fired = self._exclude(fired, codes, moment)
         multiplied = self._line_multipliers(moment, fired)
         live = [k for k, c in enumerate(self._campaigns) if c.unmet(moment) is None]
         worked = self._work(moment, fired, multiplied, live, usage)
@@ -567,7 +722,7 @@ class Rulebook:
         if self.budgets:
             worked, draws = self._within(budgets, worked, moment, fired, multiplied, live, usage)
         left = {name: max(0, budgets[name]) for name in self._bitten(worked.hits)}
-        return self._evaluation(moment, usage, reasons, worked, multiplied, draws, left)
+        return self._evaluation(moment, usage, codes, worked, multiplied, draws, left)
 
     def _bitten(self, hits: Iterable[LimitHit]) -> Iterator[str]:
         """The ids of the budgets among what bit."""
@@ -586,10 +741,11 @@ class Rulebook:
         moment = _Moment(self.program, nobody, event, occurred_at)
         codes = _unpacked(stored["r"])
         granted = {row[0]: row for row in stored.get("g", ())}
+        held = self._held.get(event.type, _NOTHING)
         fired = [
-            (self._compiled[index], self._compiled[index].matcher(moment.basket))
-            for index, code in zip(self.considered(event.type), codes, strict=True)
-            if code == "+" or index in granted
+            (source, source.matcher(moment.basket))
+            for source, code in zip(held.sources, codes, strict=True)
+            if code == _GRANTED or source.index in granted
         ]
         told = {factor for row in granted.values() for factor in row[3:]}
         campaigns = sorted(int(factor[1:]) for factor in told if factor[0] == "c")
@@ -607,61 +763,50 @@ class Rulebook:
 
     def _fire(
         self, moment: _Moment, usage: Usage, barred: Mapping[int, Reason]
-    ) -> tuple[dict[int, Reason], list[tuple[_Source, int]]]:
-        """Why each source considered fires or not; those that do, with the lines they count."""
-        reasons: dict[int, Reason] = {}
-        fired: list[tuple[_Source, int]] = []
+    ) -> tuple[list[str], list[tuple[_Source, int]]]:
+        """Why each source considered fires or not, as characters; those that do, with the lines
+        they count."""
+        held = self._held.get(moment.event.type, _NOTHING)
         basket = moment.basket
-        ended = False
-        for index in self.considered(moment.event.type):
-            source = self._compiled[index]
-            rule = source.rule
-            reason: Reason | None
-            if index in barred:
-                reason = barred[index]
-            elif rule is None:
-                reason = self._offer_unmet(source, moment)
-            elif ended:
-                reason = "after_last"
-            else:
-                reason = self._rule_unmet(rule, source, moment, usage)
-            if reason is None:
-                mask = source.matcher(basket)
-                if mask or not basket.all:
-                    fired.append((source, mask))
-                    reasons[index] = "granted"
-                    ended = ended or (rule is not None and rule.stacking == "last")
-                    continue
-                reason = "no_matching_line"
-            reasons[index] = reason
-        return reasons, fired
+        # Whose conditions hold is told that no line matches, until one does.
+        unmet = [_CODES[c.unmet(moment) or "no_matching_line"] for c in held.conditions]
+        codes = [unmet[n] for n in held.condition_of]
+        fired: list[tuple[_Source, int]] = []
+        for place in held.concerned(basket):
+            source = held.sources[place]
+            if codes[place] != _NO_LINE or source.index in barred:
+                continue
+            if source.frequencies and (reason := self._too_often(source, moment, usage)):
+                codes[place] = _CODES[reason]
+                continue
+            mask = source.matcher(basket)
+            if mask or not basket.all:
+                codes[place] = _GRANTED
+                fired.append((source, mask))
+                if source.stacking == "last":
+                    rest = held.rules - place - 1
+                    codes[place + 1 : held.rules] = _AFTER_LAST * rest
+        for index, reason in barred.items():
+            codes[self._by_index[index].place] = _CODES[reason]
+        return codes, fired
 
-    def _rule_unmet(
-        self, rule: Rule, source: _Source, moment: _Moment, usage: Usage
-    ) -> Reason | None:
-        if rule.trigger == "first_purchase" and usage.used("ever", token("once", rule.trigger)):
-            return "not_first_purchase"
-        if source.conditions is not None and (reason := source.conditions.unmet(moment)):
-            return reason
+    def _too_often(self, source: _Source, moment: _Moment, usage: Usage) -> Reason | None:
         for frequency in source.frequencies:
             if frequency.every is not None:
                 if not _is_cool(usage, source.times_token, frequency.every, moment, self.program):
                     return "cooldown"
-            elif usage.used(frequency.per, source.times_token) >= frequency.times:
-                return "frequency"
+            elif frequency.per is not None and frequency.times is not None:
+                used = usage.used(frequency.per, source.times_token)
+                if used >= frequency.times:
+                    return "frequency"
         return None
 
-    def _offer_unmet(self, source: _Source, moment: _Moment) -> Reason | None:
-        if source.offer is not None and not source.offer.active:
-            return "inactive"
-        return source.conditions.unmet(moment) if source.conditions else None
-
     def _exclude(
-        self, fired: list[tuple[_Source, int]], reasons: dict[int, Reason], moment: _Moment
+        self, fired: list[tuple[_Source, int]], codes: list[str], moment: _Moment
     ) -> list[tuple[_Source, int]]:
         """Only the exclusive rule of the highest priority counts; of equals, the one that grants
         most, judged before multipliers. Offers are no rules and stay, as do line multipliers."""
-        exclusive = [p for p in fired if p[0].rule and p[0].rule.stacking == "exclusive"]
+        exclusive = [pair for pair in fired if pair[0].stacking == "exclusive"]
         if not exclusive:
             return fired
         plain = _Factors(moment.basket, self._combined)
@@ -669,18 +814,17 @@ class Rulebook:
 
         def rank(pair: tuple[_Source, int]) -> tuple[int, Fraction, int]:
             source, mask = pair
-            part = _part(source, mask, moment, plain, self.program)
+            part = _part(source, mask, moment, plain)
             worth = Fraction(part.numerator, part.denominator) if part else Fraction(0)
-            return (source.rule.priority if source.rule else 0, worth, -source.index)
+            return (source.priority, worth, -source.index)
 
         best = max(exclusive, key=rank)[0]
         kept = []
         for source, mask in fired:
-            rule = source.rule
-            if source is best or rule is None or rule.earn.multiply is not None:
+            if source is best or not source.is_rule or source.factor is not None:
                 kept.append((source, mask))
             else:
-                reasons[source.index] = "excluded"
+                codes[source.place] = _CODES["excluded"]
         return kept
 
     def _line_multipliers(
@@ -689,10 +833,9 @@ class Rulebook:
         """For each line the one rule that multiplies it: the most specific, then the highest."""
         chosen: dict[int, tuple[tuple[int, Fraction, int], _Source]] = {}
         for source, mask in fired:
-            rule = source.rule
-            if rule is None or rule.earn.multiply is None:
+            if source.factor is None:
                 continue
-            rank = (source.matcher.specificity, rule.earn.multiply, -source.index)
+            rank = (source.matcher.specificity, source.factor.multiplier, -source.index)
             for i in moment.basket.indexes(mask):
                 if i not in chosen or chosen[i][0] < rank:
                     chosen[i] = (rank, source)
@@ -711,13 +854,13 @@ class Rulebook:
         tier = self._tier_factors.get(moment.tier or "")
         parts = self._parts(moment, fired, multiplied, campaigns, tier)
         by_line = self._round_first(parts, moment.basket)
-        desired = self._settled(parts)
+        desired = granted = self._settled(parts)
         for part, points in zip(parts, desired, strict=True):
             part.desired = points
         hits: list[LimitHit] = []
-        self._limit_each(parts, usage, hits)
-        self._limit_all(parts, usage, hits, most)
-        granted = self._settled(parts)
+        cut = self._limit_each(parts, usage, hits)
+        if self._limit_all(parts, usage, hits, most) or cut:
+            granted = self._settled(parts)
         line_points = [0] * len(moment.basket.lines)
         for p, (part, points) in enumerate(zip(parts, granted, strict=True)):
             if points:
@@ -740,8 +883,7 @@ class Rulebook:
         parts = []
         # Ties are settled in the order of the document, whatever the order of evaluation.
         for source, mask in sorted(fired, key=lambda pair: pair[0].index):
-            own = tiered if source.rule and source.rule.tier_multiplier else factors
-            part = _part(source, mask, moment, own, self.program)
+            part = _part(source, mask, moment, tiered if source.tiered else factors)
             if part is not None:
                 parts.append(part)
         return parts
@@ -835,15 +977,13 @@ class Rulebook:
 
     def _combined(self, factors: tuple[Factor, ...]) -> Fraction:
         multipliers = [factor.multiplier for factor in factors]
-        combined = Fraction(1)
         match self.program.multipliers.combine:
             case "multiply":
-                for multiplier in multipliers:
-                    combined *= multiplier
+                combined = reduce(mul, multipliers)
             case "add":
                 combined = max(Fraction(0), sum(multipliers, Fraction(1 - len(multipliers))))
             case "best":
-                combined = max(multipliers, default=combined)
+                combined = max(multipliers)
         ceiling = self.program.multipliers.max
         return combined if ceiling is None else min(combined, ceiling)
 
@@ -865,32 +1005,39 @@ class Rulebook:
             part.numerator, part.denominator = sum(lines.values()), 1
         return by_line
 
-    def _limit_each(self, parts: list[_Part], usage: Usage, hits: list[LimitHit]) -> None:
-        """Cut every part to what its own limits leave."""
+    def _limit_each(self, parts: list[_Part], usage: Usage, hits: list[LimitHit]) -> bool:
+        """Cut every part to what its own limits leave; whether there was anything to cut."""
+        before = len(hits)
         for part in parts:
-            if part.source.limits:
-                room = _room(part.source.limits, part.source.points_token, usage)
-                cut, bitten, part.refused = _cut((part.numerator, part.denominator), room)
-                hits += [LimitHit(part.source.index, at) for at in bitten]
-                if cut is not None:
-                    part.numerator, part.denominator = cut, 1
+            source = part.source
+            if source.limits:
+                points = (part.numerator, part.denominator)
+                ceiling, bitten, part.refused = _cut(
+                    points, source.limits, source.points_token, usage
+                )
+                if ceiling is not None:
+                    part.numerator, part.denominator = ceiling, 1
+                    hits += [LimitHit(source.index, at) for at in bitten]
+        return len(hits) > before
 
     def _limit_all(
         self, parts: list[_Part], usage: Usage, hits: list[LimitHit], budget: int | None
-    ) -> None:
-        """Cut all parts in proportion to what the program's limits, and then its budgets, leave."""
+    ) -> bool:
+        """Cut all parts in proportion to what the program's limits, and then its budgets, leave;
+        whether there was anything to cut."""
+        if budget is None and not self._limits:
+            return False
         denominator = _on_one_denominator(parts)
-        total = sum(part.numerator for part in parts)
-        most: int | None = None
-        if self._limits:
-            room = _room(self._limits, token("program", "points"), usage)
-            most, bitten, _ = _cut((total, denominator), room)
-            hits += [LimitHit(PROGRAM_HIT, at) for at in bitten]
+        total = sum([part.numerator for part in parts])
+        most, bitten, _ = _cut((total, denominator), self._limits, _PROGRAM_POINTS, usage)
+        hits += [LimitHit(PROGRAM_HIT, at) for at in bitten]
         if budget is not None and (most is None or budget < most) and total > budget * denominator:
             most = budget
-        if most is not None:
-            for part in parts:
-                part.numerator, part.denominator = part.numerator * most, total
+        if most is None:
+            return False
+        for part in parts:
+            part.numerator, part.denominator = part.numerator * most, total
+        return True
 
     def _settled(self, parts: list[_Part]) -> list[int]:
         """Each part's integer points: the total is rounded once, then spread."""
@@ -903,59 +1050,54 @@ class Rulebook:
         self,
         moment: _Moment,
         usage: Usage,
-        reasons: dict[int, Reason],
+        codes: list[str],
         worked: _Worked,
         multiplied: dict[int, _Source],
         draws: dict[str, int],
         left: dict[str, int],
     ) -> Evaluation:
-        parts, granted = worked.parts, worked.granted
-        grants: dict[tuple[Day, Day], int] = {}
+        by_terms: dict[int, int] = {}
         counts: list[Count] = []
         cooldowns: dict[str, int] = {}
         rows: list[Row] = []
-        total = sum(granted)
-        paying = [(p.source, n) for p, n in zip(parts, granted, strict=True) if n]
-        for part, points in zip(parts, granted, strict=True):
+        spent: list[_Source] = []
+        total = worked.total
+        for part, points in zip(worked.parts, worked.granted, strict=True):
             source = part.source
             wanted = min(part.desired, MAX_NUMBER)
             if part.refused:
-                reasons[source.index] = "limit"
+                codes[source.place] = _CODES["limit"]
             if wanted or points:
                 applied = part.factors.applied(part.mask if part.weights is not None else 0)
                 rows.append(Row(source.index, wanted, points, applied))
-        lives: dict[tuple[Duration | None, int], tuple[Day, Day]] = {}
-        for source, points in paying:
-            key = (source.life[0], id(source.life[1]))
-            life = lives.get(key)
-            if life is None:
-                life = lives[key] = self.life(source.index, moment.day)
-            grants[life] = grants.get(life, 0) + points
-            counts += [usage.count(per, source.points_token, points) for per in source.windows]
-        spent = [source for source, _ in paying]
+            if points:
+                by_terms[source.terms] = by_terms.get(source.terms, 0) + points
+                counts += [usage.count(per, source.points_token, points) for per in source.windows]
+                if source.frequencies:
+                    spent.append(source)
         if total:
             spent += dict.fromkeys(multiplied.values())
-            name = token("program", "points")
-            counts += [usage.count(per, name, total) for per in self._limit_windows]
+            counts += [usage.count(per, _PROGRAM_POINTS, total) for per in self._limit_windows]
         for source in spent:
-            if source.frequencies:
-                pers = dict.fromkeys(f.per for f in source.frequencies if f.per is not None)
-                counts += [usage.count(per, source.times_token, 1) for per in pers]
-                if any(f.every is not None for f in source.frequencies):
-                    cooldowns[source.times_token] = moment.occurred_at
-        if moment.event.type == "purchase":
+            pers = dict.fromkeys(f.per for f in source.frequencies if f.per is not None)
+            counts += [usage.count(per, source.times_token, 1) for per in pers]
+            if any(f.every is not None for f in source.frequencies):
+                cooldowns[source.times_token] = moment.occurred_at
+        if moment.event.type == "purchase" and moment.first_purchase:
             # Kept also while no rule asks for it: a rule of tomorrow must not pay it again.
-            once = token("once", "first_purchase")
-            if not usage.used("ever", once):
-                counts.append(usage.count("ever", once, 1))
+            counts.append(usage.count("ever", _FIRST_PURCHASE, 1))
         if total > MAX_POINTS:
             raise Refusal("too_many_points", f"One event may earn at most {MAX_POINTS} points.")
+        grants: dict[tuple[Day, Day], int] = {}
+        for terms, points in by_terms.items():
+            life = self.life(terms, moment.day)
+            grants[life] = grants.get(life, 0) + points
         return Evaluation(
             points=total,
             desired=min(max(total, worked.desired), MAX_NUMBER),
             grants=tuple((start, end, points) for (start, end), points in grants.items()),
             line_points=tuple(worked.line_points),
-            reasons=tuple(reasons.items()),
+            codes="".join(codes),
             rows=tuple(rows),
             hits=tuple(worked.hits),
             counts=tuple(counts),
@@ -964,77 +1106,45 @@ class Rulebook:
             left=left,
         )
 
-    def life(self, index: int, occurred_on: Day) -> tuple[Day, Day]:
-        """(available_on, expires_on) of points that a source grants for an event of that day."""
-        wait, policies = self._compiled[index].life
+    def terms(self, index: int) -> int:
+        """The number of the terms on which a source's points wait and expire."""
+        return self._by_index[index].terms
+
+    def life(self, terms: int, occurred_on: Day) -> tuple[Day, Day]:
+        """(available_on, expires_on) of points granted on these terms for an event of that day."""
+        wait, policies = self._lives[terms]
         start = available_on(wait, occurred_on)
         return start, expiry(policies, start)
 
-    def _policies(
-        self, source: Rule | Offer, shared: dict[Any, tuple[Expiry, ...]]
-    ) -> tuple[Duration | None, tuple[Expiry, ...]]:
-        """How long the source's points wait, and how they expire."""
-        program = self.program
-        if isinstance(source, Offer):
-            wait = program.pending.get("purchase")
-            if source.validity is None:
-                return wait, program.expiry
-            own = (Expiry.model_construct(after=source.validity),)
-            return wait, shared.setdefault(source.validity, own)
-        wait = source.pending if source.pending is not None else program.pending.get(source.trigger)
-        return wait, program.expiry if source.expiry is None else source.expiry
 
-
-def _part(
-    source: _Source, mask: int, moment: _Moment, factors: _Factors, program: Program
-) -> _Part | None:
-    """What a source gives, multipliers included; None for one that only multiplies."""
-    lines = moment.basket.indexes(mask)
-    scale = factors.denominator
-    if source.offer is not None:
-        worth = program.point_value
-        if not worth:
-            return None
-        rate = source.offer.percent / 100 / worth
-        total = sum([factors.amounts[i] for i in lines])
-        return _Part(
-            source,
-            mask,
-            rate.numerator * total,
-            rate.denominator * scale,
-            factors.amounts,
-            factors,
-        )
-    earn = source.rule.earn if source.rule else None
-    if earn is None or earn.multiply is not None:
+def _part(source: _Source, mask: int, moment: _Moment, factors: _Factors) -> _Part | None:
+    """What a source gives, multipliers included; None for one that gives no points itself."""
+    gives = source.gives
+    if gives is None:
         return None
-    points = earn.points or 0
-    kind = earn.kind
-    if kind == "fixed":
-        factor = factors.event
-        return _Part(source, mask, points * factor.numerator, factor.denominator, None, factors)
-    if kind == "per_amount":
-        unit, plain, weights = earn.per_amount or 1, moment.basket.bases, factors.amounts
-        if earn.blocks == "continuous":
-            total = sum([weights[i] for i in lines])
-            return _Part(source, mask, points * total, unit * scale, weights, factors)
-    elif kind == "per_quantity":
-        unit, plain, weights = earn.per_quantity or 1, moment.basket.quantities, factors.quantities
-    else:
-        unit, plain, weights = earn.per_line or 1, [1] * len(moment.basket.lines), factors.ones
-    # Whole blocks of the sum, which belong to the lines in proportion to what they brought.
-    whole = sum([plain[i] for i in lines])
-    total = sum([weights[i] for i in lines])
-    numerator = whole // unit * points * total
-    return _Part(source, mask, numerator, max(1, whole) * scale, weights, factors)
+    if gives.of is None:
+        numerator = gives.points * factors.event.numerator
+        return _Part(source, mask, numerator, factors.event.denominator, None, factors)
+    lines = moment.basket.indexes(mask)
+    weights = factors.weights[gives.of]
+    numerator = gives.points * sum([weights[i] for i in lines])
+    denominator = gives.size
+    if gives.whole:
+        # Whole blocks of the sum, which belong to the lines in proportion to what they brought.
+        units = moment.basket.units[gives.of]
+        whole = sum([units[i] for i in lines])
+        numerator *= whole // gives.size
+        denominator = max(1, whole)
+    return _Part(source, mask, numerator, denominator * factors.denominator, weights, factors)
 
 
 def _on_one_denominator(parts: list[_Part]) -> int:
     """Bring all parts over one denominator, and say which."""
-    denominator = lcm(*(part.denominator for part in parts))
+    denominator = lcm(*{part.denominator for part in parts})
     for part in parts:
-        part.numerator *= denominator // part.denominator
-        part.denominator = denominator
+        if part.denominator != denominator:
+            part.numerator *= denominator // part.denominator
+            part.denominator = denominator
     return denominator
 
 
@@ -1051,7 +1161,9 @@ def _on_lines(
     if rounded is not None and part.weights is not None and points == sum(rounded.values()):
         return rounded.items()
     lines = basket.indexes(part.mask)
-    weights = part.weights or basket.bases
+    if len(lines) == 1:
+        return ((lines[0], points),)
+    weights = part.weights or basket.units["amount"]
     return zip(lines, spread(points, [weights[i] for i in lines]), strict=True)
 
 
@@ -1090,25 +1202,18 @@ def _windows(limits: Iterable[Limit]) -> tuple[Any, ...]:
     return tuple(dict.fromkeys(m.per for m in limits if m.per != "transaction"))
 
 
-def _room(
-    limits: tuple[tuple[int, Limit], ...], name: str, usage: Usage
-) -> Iterable[tuple[int, Limit, int]]:
-    """(points left, the limit, its index), in order."""
-    for at, limit in limits:
-        if limit.per == "transaction":
-            yield limit.points, limit, at
-        else:
-            yield max(0, limit.points - usage.used(limit.per, name)), limit, at
-
-
 def _cut(
-    points: tuple[int, int], room: Iterable[tuple[int, Limit, int]]
+    points: tuple[int, int], limits: tuple[tuple[int, Limit], ...], name: str, usage: Usage
 ) -> tuple[int | None, list[int], bool]:
-    """(The most that the limits leave or None, which of them bit, whether one refused)."""
+    """(The most that the limits leave of numerator/denominator `points` or None, which of them
+    bit, whether one refused); `name` is the counter's."""
     numerator, denominator = points
     ceiling: int | None = None
     bitten: list[int] = []
-    for left, limit, at in room:
+    for at, limit in limits:
+        left = limit.points
+        if limit.per != "transaction":
+            left = max(0, left - usage.used(limit.per, name))
         if numerator > left * denominator:
             bitten.append(at)
             if limit.over == "refuse":
@@ -1167,8 +1272,9 @@ def _settle(total: int, numerators: Sequence[int], denominator: int) -> list[int
     shares = [numerator // denominator for numerator in numerators]
     missing = total - sum(shares)
     if missing:
-        by_remainder = sorted(range(len(shares)), key=lambda i: -(numerators[i] % denominator))
-        for i in by_remainder[:missing]:
+        remainders = [numerator % denominator for numerator in numerators]
+        largest = sorted(range(len(shares)), key=remainders.__getitem__, reverse=True)
+        for i in largest[:missing]:
             shares[i] += 1
     return shares
 
@@ -1194,9 +1300,7 @@ def _is_cool(usage: Usage, name: str, every: Duration, moment: _Moment, program:
 
 def reasons_of(rulebook: Rulebook, stored: Any, event_type: str) -> dict[int, Reason]:
     """Why each source fired or did not, from the stored explanation."""
-    codes = _unpacked(stored["r"])
-    pairs = zip(rulebook.considered(event_type), codes, strict=True)
-    return {index: REASONS[code] for index, code in pairs}
+    return rulebook.reasons(event_type, _unpacked(stored["r"]))
 
 
 def explain(
@@ -1206,6 +1310,9 @@ def explain(
     considered = rulebook.considered(event_type)
     codes = _unpacked(stored["r"])
     granted = {row[0]: row for row in stored.get("g", ())}
+    # Many rows have the same dates and factors.
+    life = cache(lambda terms: [iso(day) for day in rulebook.life(terms, occurred_on)])
+    factor = cache(lambda name: _factor(rulebook, name))
     explanation = []
     for index, code in zip(considered, codes, strict=True):
         source = rulebook.sources[index]
@@ -1221,12 +1328,10 @@ def explain(
             "reason": REASONS[code],
             "points": points,
             "desired_points": desired,
-            "factors": [_factor(rulebook, factor) for factor in factors],
+            "factors": [factor(name) for name in factors],
         }
         if points:
-            start, end = rulebook.life(index, occurred_on)
-            line["available_on"] = iso(start)
-            line["expires_on"] = iso(end)
+            line["available_on"], line["expires_on"] = life(rulebook.terms(index))
         explanation.append(line)
     if "f" in stored:
         points, desired = stored["f"]
@@ -1247,10 +1352,10 @@ def explain(
 def stored_explanation(rulebook: Rulebook, evaluation: Evaluation) -> dict[str, Any]:
     """An explanation in its stored form: a code for each source considered, numbers for those
     that fired; names, factors and dates are the version's to tell."""
-    codes = "".join(_CODES[reason] for _, reason in evaluation.reasons)
-    stored: dict[str, Any] = {"r": _packed(codes)}
+    stored: dict[str, Any] = {"r": _packed(evaluation.codes)}
+    names = rulebook.factor_names
     granted = [
-        [row.index, row.desired, row.points, *(rulebook.factor_names[f] for f in row.factors)]
+        [row.source, row.desired, row.points, *[names[factor] for factor in row.factors]]
         for row in evaluation.rows
     ]
     if granted:
@@ -1329,8 +1434,7 @@ def iso(day: Day) -> str | None:
 
 def _packed(codes: str) -> str:
     """Run-length coded: `lll+` is `3l+`."""
-    runs = ((code, len(list(run))) for code, run in groupby(codes))
-    return "".join(f"{length if length > 1 else ''}{code}" for code, length in runs)
+    return re.sub(r"(.)\1+", lambda run: f"{len(run[0])}{run[1]}", codes)
 
 
 def _unpacked(packed: str) -> str:
