@@ -169,8 +169,8 @@ def _referrer(program_id: str, command: Enrolment, member_id: str) -> str:
 
 
 def _complete(request: Request, member_id: str) -> None:
-    """Pay for a completed profile, once and for ever, if the rules do. A merge in between leaves
-    nothing to pay for."""
+    """Pay for a completed profile, once and for ever, when the rules do: where they give nothing
+    yet, the next change asks again. A merge in between leaves nothing to pay for."""
     rulebook = store().rulebook_in_force(request.program_id, request.now)
     if not rulebook.considered("profile_completed"):
         return
@@ -264,8 +264,7 @@ def change(request: Request, command: Profile) -> Response:
         except Refusal as refusal:
             if refusal.code != "nothing_due":  # a repeat: there is nothing to change
                 raise
-    if changes:
-        _complete(request, member_id)
+    _complete(request, member_id)
     return Response(_member(request, member_id))
 
 

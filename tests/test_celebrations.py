@@ -304,6 +304,28 @@ def test_a_profile_completed_before_there_was_a_rule_is_paid_at_its_next_change(
     assert [points for _, points, _ in club.paid()] == [20]
 
 
+def test_a_profile_whose_rule_gives_nothing_yet_is_paid_at_a_change_that_finds_it_giving(
+    open_club: Callable[..., Club],
+) -> None:
+    for_vips = COMPLETED | {"when": {"groups": ["vip"]}}
+    club = open_club(rules=[for_vips])
+    club.enrol(**WHOLE)
+    club.change(name="Mia")
+    assert club.paid() == []
+    club.change(groups=["vip"])
+    club.change(name="Mila")
+    assert [(kind, points) for kind, points, _ in club.paid()] == [("award", 20)]
+
+
+def test_a_completed_profile_that_earns_nothing_leaves_nothing(
+    open_club: Callable[..., Club],
+) -> None:
+    club = open_club(rules=[COMPLETED | {"when": {"from": "2026-02-01"}}])
+    club.enrol(**WHOLE)
+    rows = club.send("GET", "/members/mila/entries").json()["items"]
+    assert [row["kind"] for row in rows] == ["enrol"]
+
+
 # Which day it is
 
 

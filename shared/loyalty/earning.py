@@ -140,13 +140,17 @@ def complete_profile(
 ) -> Decision:
     """Award a completed profile, once and for ever, also where two members became one.
 
-    Refusal `nothing_due` where it was paid before, and those of `award`.
+    Refusals: those of `award`, and `nothing_due` where it was paid before, or where the rules give
+    nothing for now: what a member may do once is not used up by what gave nothing.
     """
     account = known.account(event.member_id)
     once = Count("ever", 0, token("once", "profile_completed"), 1)
     if account.counter("ever", 0, once.name):
         raise Refusal("nothing_due", "This profile was completed before.")
-    return award(rulebook, known, guard, event, now, counts=(once,))
+    decision = award(rulebook, known, guard, event, now, counts=(once,))
+    if not decision.entries[0].points:
+        raise Refusal("nothing_due", "The rules give nothing for this profile yet.")
+    return decision
 
 
 def _with_referrer(
