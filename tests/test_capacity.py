@@ -17,7 +17,8 @@ from loyalty.model import Account
 from loyalty.program import publishable
 from loyalty.wire import account_item, entry_item
 from tests import workers
-from tests.programs import shop
+from tests.programs import shop, smallest
+from tests.strategies import INDEXED, Ledger
 from tests.workers import NOON, Books, Call, deployed, done, put_all, send, without_pause
 from tools import meter
 from tools.engine import Engine, Tables
@@ -325,6 +326,43 @@ def test_an_award_of_3_lines_under_5_rules_costs_5(
     till.publish(rules=FIVE_RULES)
     till.put(member("m-4f8a1c2b9d3e7f60", lots=lots))
     assert till.cost(basket(3)) == (5 * UNITS, HALF)
+
+
+@pytest.mark.parametrize(
+    ("program_id", "member_id", "event_id", "most"),
+    [
+        ("shop", "m-4f8a1c2b9d3e7f60", "order-2026-03-18-000123", 600),
+        ("p" * 40, "m" * 64, "o" * 128, 1024),
+    ],
+    ids=["usual ids", "the longest ids"],
+)
+def test_a_row_of_history_is_one_write_unit_and_600_bytes_with_usual_ids(
+    program_id: str, member_id: str, event_id: str, most: int
+) -> None:
+    """Three lines under five rules, whose limits bite, in a campaign and waiting."""
+    document = smallest(
+        program_id=program_id,
+        rules=FIVE_RULES,
+        limits=[{"points": 20_000, "per": "day"}],
+        campaigns=[{"campaign_id": "double", "multiplier": 2}],
+        expiry=[{"after": "P1Y"}],
+        pending={"purchase": "P14D"},
+    )
+    ledger = Ledger(document, member_id)
+    ledger.enrol(NOW)
+    lines = [
+        {"line_id": str(i), "product_id": f"SKU-{i}", "quantity": 2, "amount": 129_500 + i}
+        for i in range(3)
+    ]
+    purchase = {"currency": "EUR", "lines": lines}
+    entry = ledger.award(
+        NOW, {"event_id": event_id, "type": "purchase", "purchase": purchase, "channel": "store"}
+    )
+    assert entry.points == 20_000
+    assert len(entry.explanation["g"]) == 5
+    item = entry_item(entry)
+    assert workers.size(item) <= 1024
+    assert workers.size({name: item[name] for name in INDEXED & item.keys()}) <= most
 
 
 @pytest.mark.parametrize("lines", [3, 10, 30, 100, 500])

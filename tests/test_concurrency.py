@@ -150,6 +150,28 @@ def test_limits_of_a_rule_are_never_passed(town: Town) -> None:
     assert (account.balance, len(history)) == (38, 65)
 
 
+def test_of_64_first_purchases_at_once_one_is_the_first(town: Town) -> None:
+    rules: list[Any] = [
+        {"rule_id": "base", "trigger": "purchase", "earn": {"points": 1}},
+        {"rule_id": "first", "trigger": "first_purchase", "earn": {"points": 100}},
+    ]
+    town.prepare(workers.publish(shop(rules=rules)), workers.enrol("ana"))
+    played = town.at_once(lambda i: workers.purchase(f"order-{i}", "ana", 1000))
+    assert Counter(answer.body["points"] for answer in played.flat) == {101: 1, 1: 63}
+    account, history = town.proved()["ana"]
+    assert (account.balance, len(history)) == (164, 65)
+
+
+def test_a_profile_that_64_changes_complete_at_once_is_paid_once(town: Town) -> None:
+    whole = {"name": "Ana", "email": "ana@example.com", "birthday": "1990-03-01"}
+    rules = [{"rule_id": "whole", "trigger": "profile_completed", "earn": {"points": 20}}]
+    town.prepare(workers.publish(shop(rules=rules)), workers.enrol("ana", **whole))
+    played = town.at_once(lambda i: workers.change("ana", phone=f"+33 1 23 45 67 {i:02}"))
+    assert outcomes(played) == {"200": 64}
+    account, history = town.proved()["ana"]
+    assert (account.balance, len(history)) == (20, 2)
+
+
 @pytest.mark.parametrize("faults_in_thousand", [0, 30], ids=["a whole wire", "a faulty wire"])
 def test_a_mixed_load_makes_and_loses_no_point(town: Town, faults_in_thousand: int) -> None:
     town.prepare(workers.publish(shop()), *(workers.enrol(member) for member in MEMBERS))

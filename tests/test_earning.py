@@ -12,8 +12,9 @@ from pydantic import ValidationError
 
 from loyalty.dates import rfc3339
 from loyalty.model import Entry, Refusal
+from loyalty.program import parse
 from loyalty.projections import Explained, awarded, checked_in
-from loyalty.rules import decimal, spread
+from loyalty.rules import Rulebook, decimal, spread
 from tests.programs import smallest
 from tests.strategies import (
     BASKETS,
@@ -949,6 +950,60 @@ def test_every_rule_that_does_not_fire_says_why(when: dict[str, Any], reason: st
     assert row["fired"] == (reason == "granted")
     assert row["points"] == (100 if row["fired"] else 0)
     assert why(ledger, entry)["b"]["points"] == 100
+
+
+@pytest.mark.parametrize("trigger", ["review", "social_share", "promotion", "quiz.passed"])
+def test_an_event_is_held_against_the_rules_of_its_own_type(trigger: str) -> None:
+    other = "review" if trigger != "review" else "promotion"
+    ledger = shop(
+        rule("mine", trigger=trigger, earn={"points": 7}),
+        rule("other", trigger=other, earn={"points": 9}),
+        rule("purchase"),
+    )
+    entry = ledger.award(NOW, {"type": trigger})
+    assert entry.points == 7
+    assert list(why(ledger, entry)) == ["mine"]
+
+
+def test_a_first_purchase_is_the_first_one_whether_or_not_a_rule_asked_then() -> None:
+    first = rule("first", trigger="first_purchase", earn={"points": 50})
+    ledger = shop(rule(), first)
+    assert earned(ledger, line(10)) == 60
+    entry = basket(ledger, line(10))
+    assert (entry.points, why(ledger, entry)["first"]["reason"]) == (10, "not_first_purchase")
+    # A rule of tomorrow pays nobody who has bought before.
+    later = shop(rule())
+    assert earned(later, line(10)) == 10
+    later.rulebook = Rulebook(parse(smallest(rules=[rule(), first])), 2)
+    assert earned(later, line(10)) == 10
+
+
+def test_the_first_reason_is_told_whatever_the_basket_holds() -> None:
+    """Conditions, then frequency, then lines: also of rules on products that nobody bought."""
+    tea = {"match": {"products": ["TEA"]}}
+    once = {"frequency": [{"times": 1, "per": "day"}]}
+    ledger = shop(
+        rule("channel", when={"channels": ["app"]}, **tea, **once),
+        rule("once", **tea, **once),
+        rule("tea", **tea),
+        rule("category", match={"categories": ["tea"]}),
+        rule("brand", match={"brands": ["acme"]}),
+        rule("first", trigger="first_purchase", earn={"points": 1}, **tea),
+        rule("reduced", match={"discounted": True}),
+        rule("others", match={"exclude": {"products": ["TEA"]}}),
+    )
+    basket(ledger, line(1, "TEA"))
+    rows = why(ledger, basket(ledger, line(1, "COFFEE")))
+    assert {name: row["reason"] for name, row in rows.items()} == {
+        "channel": "channel",
+        "once": "frequency",
+        "tea": "no_matching_line",
+        "category": "no_matching_line",
+        "brand": "no_matching_line",
+        "first": "not_first_purchase",
+        "reduced": "no_matching_line",
+        "others": "granted",
+    }
 
 
 def test_rules_that_compare_with_true_and_with_1_keep_apart() -> None:
