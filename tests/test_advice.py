@@ -15,7 +15,7 @@ from loyalty.dates import rfc3339
 from loyalty.program import parse
 from loyalty.projections import awarded
 from tests.programs import example, shop, smallest
-from tests.strategies import DAY, Ledger, instant
+from tests.strategies import DAY, Ledger, instant, refused
 
 NOW = datetime(2026, 3, 10, 12, tzinfo=UTC)
 STRICT = {"max_lateness": "P1D"}
@@ -125,6 +125,51 @@ def test_check_ins_where_nobody_can_check_in() -> None:
     assert told(at_both, locations=[closed, open_]) == []
     # Other events may name any place.
     assert told(rule(when={"locations": ["closed"]}), locations=[closed]) == []
+
+
+@pytest.mark.parametrize(
+    ("trigger", "asked"),
+    [
+        *((trigger, "channels") for trigger in ("registration", "profile_completed", "check_in")),
+        *((trigger, "attributes") for trigger in ("registration", "profile_completed", "check_in")),
+        *((trigger, "locations") for trigger in ("registration", "profile_completed")),
+        ("registration", "tiers"),
+    ],
+)
+def test_what_events_of_its_type_never_carry(trigger: str, asked: str) -> None:
+    conditions = {
+        "channels": ["web"],
+        "locations": ["here"],
+        "attributes": [{"name": "a", "op": ">=", "value": 1}],
+        "tiers": ["gold"],
+    }
+    levels = [{"tier_id": "base", "at": 0}, {"tier_id": "gold", "at": 10}]
+    sections = {
+        "locations": [{"location_id": "here", "check_in": {}}],
+        "tiers": {"levels": levels, "window": "lifetime"},
+    }
+    asks = rule(trigger=trigger, when={asked: conditions[asked]})
+    assert told(asks, **sections) == [(f"/rules/0/when/{asked}", "never_fires")]
+    ledger = Ledger(smallest(rules=[asks], **sections))
+    now = instant("2026-03-10T12:00")
+    assert ledger.enrol(now).points == 0
+    if trigger == "check_in":
+        with refused("nothing_earned"):
+            ledger.check_in(now, "here")
+
+
+def test_what_events_of_its_type_may_carry_is_no_oddity() -> None:
+    here = {"locations": [{"location_id": "here", "check_in": {}}]}
+    levels = [{"tier_id": "base", "at": 0}, {"tier_id": "gold", "at": 10}]
+    tiers = {"tiers": {"levels": levels, "window": "lifetime"}}
+    assert told(rule(trigger="check_in", when={"locations": ["here"]}), **here) == []
+    assert told(rule(trigger="registration", when={"groups": ["vip"]})) == []
+    assert told(rule(trigger="registration", when={"tiers": ["base"]}), **tiers) == []
+    assert told(rule(trigger="profile_completed", when={"tiers": ["gold"]}), **tiers) == []
+    # An attribute that is not there is not equal to anything.
+    other = {"attributes": [{"name": "a", "op": "!=", "value": 1}]}
+    assert told(rule(trigger="registration", when=other)) == []
+    assert Ledger(smallest(rules=[rule(trigger="registration", when=other)])).enrol(0).points == 5
 
 
 # Shadowed

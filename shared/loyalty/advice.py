@@ -11,6 +11,15 @@ from loyalty.celebrations import CAUGHT_UP_DAYS
 from loyalty.dates import Duration, minus
 from loyalty.program import PURCHASES, WEEKDAYS, Fault, LocalTime, Match, Program, Rule, When
 
+# What events that the service raises itself never carry. Birthdays and anniversaries, whose
+# programs are refused for it, are not among them.
+_BARE = ("channels", "locations", "attributes")
+LACKING = {
+    "registration": _BARE,
+    "profile_completed": _BARE,
+    "check_in": ("channels", "attributes"),
+}
+
 EVERYTHING = When()
 ALL_LINES = Match()
 
@@ -22,6 +31,7 @@ def warnings(program: Program, now: datetime) -> list[Fault]:
     return [
         *_ended(program, today),
         *_without_day(program),
+        *_lacking(program),
         *_nowhere(program),
         *_shadowed(program),
     ]
@@ -72,6 +82,25 @@ def _without_day(program: Program) -> Iterator[Fault]:
         }
         if not names & set(when.weekdays):
             yield Fault(f"/rules/{i}/when", "never_fires", "none of its weekdays is in its dates")
+
+
+def _lacking(program: Program) -> Iterator[Fault]:
+    """Rules that ask for what no event of their type carries."""
+    for i, rule in enumerate(program.rules):
+        when = rule.when or EVERYTHING
+        asked = {
+            "channels": when.channels,
+            "locations": when.locations,
+            "attributes": [c for c in when.attributes if not c.holds(None)],
+        }
+        for name in LACKING.get(rule.trigger, ()):
+            if asked[name]:
+                detail = f"no event of type {rule.trigger} has {name}"
+                yield Fault(f"/rules/{i}/when/{name}", "never_fires", detail)
+        lowest = program.tiers.levels[0].tier_id if program.tiers else ""
+        if rule.trigger == "registration" and when.tiers and lowest not in when.tiers:
+            detail = "whoever registers is in the lowest tier"
+            yield Fault(f"/rules/{i}/when/tiers", "never_fires", detail)
 
 
 def _nowhere(program: Program) -> Iterator[Fault]:
