@@ -67,7 +67,7 @@ def program(rules: int, campaigns: int, offers: int) -> dict[str, Any]:
                     "match": (
                         {"categories": [f"c{i % 400}"]} if i % 2 else {"products": [f"p{i * 4}"]}
                     ),
-                    "when": {"channels": ["web", "app"], "min_amount": 100},
+                    "when": {"channels": ["web", "app"], "min_amount": 100 + i},
                     "limits": [{"points": 500, "per": "day"}],
                 }
                 for i in range(1, rules)

@@ -251,86 +251,63 @@ class _Matcher:
         return mask
 
 
-class _Window:
+type _Check = tuple[Reason, Callable[["_Moment"], bool]]
+"""What must hold of an event, and the reason told where it does not."""
+
+
+def _window(dated: When | Campaign | Offer) -> Iterator[_Check]:
     """From when to when something counts, in the program's wall-clock time."""
-
-    __slots__ = ("_after", "_from")
-
-    def __init__(self, dated: When | Campaign | Offer) -> None:
-        self._from = _wall(dated.from_) if dated.from_ else None
-        end = dated.until
+    if dated.from_ is not None:
+        begins = _wall(dated.from_)
+        yield "not_started", lambda moment: moment.wall >= begins
+    if dated.until is not None:
         # A last date includes the day, a last minute the minute.
-        self._after = (
-            None
-            if end is None
-            else _wall(end) + (timedelta(days=1) if end.at is None else timedelta(minutes=1))
-        )
-
-    def outside(self, wall: datetime) -> Reason | None:
-        if self._from is not None and wall < self._from:
-            return "not_started"
-        if self._after is not None and wall >= self._after:
-            return "ended"
-        return None
+        last = timedelta(days=1) if dated.until.at is None else timedelta(minutes=1)
+        ends = _wall(dated.until) + last
+        yield "ended", lambda moment: moment.wall < ends
 
 
 def _wall(moment: LocalTime) -> datetime:
     return datetime.combine(moment.day, moment.at or time.min)
 
 
-class _Conditions:
-    """What must hold of an event before its lines are looked at: a `when`, compiled, for offers
-    that are `active`, for rules on a `first_purchase` that it is one."""
+def _checks(when: When) -> Iterator[_Check]:
+    """The conditions of a `when` that it states, in the order in which they are looked at."""
+    yield from _window(when)
+    if when.channels:
+        channels = frozenset(when.channels)
+        yield "channel", lambda moment: moment.event.channel in channels
+    if when.locations:
+        locations = frozenset(when.locations)
+        yield "location", lambda moment: moment.event.location_id in locations
+    if when.groups:
+        groups = frozenset(when.groups)
+        yield "group", lambda moment: not groups.isdisjoint(moment.groups)
+    if when.tiers:
+        yield "tier", lambda moment: moment.tier in when.tiers
+    if when.weekdays:
+        yield "weekday", lambda moment: moment.weekday in when.weekdays
+    if when.hours:
+        yield "hours", lambda moment: any(hours.hold(moment.minute) for hours in when.hours)
+    if when.attributes:
+        comparisons = [(c.name, c.holds) for c in when.attributes]
+        yield (
+            "attributes",
+            lambda moment: all(
+                holds(moment.event.attributes.get(name)) for name, holds in comparisons
+            ),
+        )
+    if when.min_amount is not None:
+        least = when.min_amount
+        yield "min_amount", lambda moment: moment.basket.base >= least
 
-    __slots__ = (
-        "_active",
-        "_channels",
-        "_first_purchase",
-        "_groups",
-        "_locations",
-        "_weekdays",
-        "_when",
-        "_window",
-    )
 
-    def __init__(self, when: When, *, first_purchase: bool = False, active: bool = True) -> None:
-        self._active = active
-        self._first_purchase = first_purchase
-        self._when = when
-        self._window = _Window(when)
-        self._channels = frozenset(when.channels)
-        self._locations = frozenset(when.locations)
-        self._groups = frozenset(when.groups)
-        self._weekdays = frozenset(when.weekdays)
-
-    def unmet(self, moment: "_Moment") -> Reason | None:
-        """The first condition that does not hold, or None."""
-        event, when = moment.event, self._when
-        if not self._active:
-            return "inactive"
-        if self._first_purchase and not moment.first_purchase:
-            return "not_first_purchase"
-        if outside := self._window.outside(moment.wall):
-            return outside
-        if self._channels and event.channel not in self._channels:
-            return "channel"
-        if self._locations and event.location_id not in self._locations:
-            return "location"
-        if self._groups and self._groups.isdisjoint(moment.groups):
-            return "group"
-        if when.tiers and moment.tier not in when.tiers:
-            return "tier"
-        if self._weekdays and moment.weekday not in self._weekdays:
-            return "weekday"
-        if when.hours and not any(hours.hold(moment.minute) for hours in when.hours):
-            return "hours"
-        if when.attributes and not all(
-            c.holds(event.attributes.get(c.name)) for c in when.attributes
-        ):
-            return "attributes"
-        if when.min_amount is not None and moment.basket.base < when.min_amount:
-            return "min_amount"
-        return None
+def _unmet(checks: tuple[_Check, ...], moment: "_Moment") -> Reason | None:
+    """The reason of the first check that does not hold, or None."""
+    for reason, holds in checks:
+        if not holds(moment):
+            return reason
+    return None
 
 
 class _Moment:
@@ -404,7 +381,7 @@ class _Source:
     gives: _Yield | None
     factor: Factor | None = None
     tiered: bool = False
-    conditions: _Conditions
+    conditions: tuple[_Check, ...]
     matcher: _Matcher
     frequencies: tuple[Frequency, ...] = ()
     limits: tuple[tuple[int, Limit], ...] = ()
@@ -456,20 +433,14 @@ class _Held:
 class _Campaign:
     """A campaign, compiled."""
 
-    __slots__ = ("budget", "budget_id", "conditions", "factor", "matcher", "window")
+    __slots__ = ("budget", "budget_id", "conditions", "factor", "matcher")
 
     def __init__(self, campaign: Campaign) -> None:
         self.factor = Factor("campaign", campaign.campaign_id, campaign.multiplier)
-        self.window = _Window(campaign)
-        self.conditions = _Conditions(campaign.when) if campaign.when else None
+        self.conditions = (*_window(campaign), *_checks(campaign.when or When()))
         self.matcher = _Matcher(campaign.match) if campaign.match else None
         self.budget = campaign.budget
         self.budget_id = f"campaign:{campaign.campaign_id}"
-
-    def unmet(self, moment: "_Moment") -> Reason | None:
-        return self.window.outside(moment.wall) or (
-            self.conditions.unmet(moment) if self.conditions else None
-        )
 
 
 @dataclass(slots=True)
@@ -577,7 +548,7 @@ class Rulebook:
         offers = list(range(len(program.rules), len(self.sources)))
         if offers:
             considered.setdefault("purchase", []).extend(offers)
-        self._conditions: dict[Any, _Conditions] = {}
+        self._conditions: dict[Any, tuple[_Check, ...]] = {}
         self._terms: dict[tuple[Duration | None, tuple[Expiry, ...]], int] = {}
         self._held = {
             event_type: _Held([self._compiled(i, place) for place, i in enumerate(indexes)])
@@ -644,14 +615,18 @@ class Rulebook:
 
     def _shared(
         self, when: When, *, first_purchase: bool = False, active: bool = True
-    ) -> _Conditions:
-        """The one object for these conditions."""
+    ) -> tuple[_Check, ...]:
+        """The conditions of a source, the same object for sources with the same."""
         key = (when, first_purchase, active)
-        known = self._conditions.get(key)
-        if known is None:
-            known = _Conditions(when, first_purchase=first_purchase, active=active)
-            self._conditions[key] = known
-        return known
+        checks = self._conditions.get(key)
+        if checks is None:
+            first: list[_Check] = []
+            if not active:
+                first.append(("inactive", lambda _: False))
+            if first_purchase:
+                first.append(("not_first_purchase", lambda moment: moment.first_purchase))
+            checks = self._conditions[key] = (*first, *_checks(when))
+        return checks
 
     def _number(self, wait: Duration | None, policies: tuple[Expiry, ...]) -> int:
         """The number of the terms on which points wait and expire: sources that share them share
@@ -716,7 +691,7 @@ class Rulebook:
         codes, fired = self._fire(moment, usage, barred)
         fired = self._exclude(fired, codes, moment)
         multiplied = self._line_multipliers(moment, fired)
-        live = [k for k, c in enumerate(self._campaigns) if c.unmet(moment) is None]
+        live = [k for k, c in enumerate(self._campaigns) if not _unmet(c.conditions, moment)]
         worked = self._work(moment, fired, multiplied, live, usage)
         draws: dict[str, int] = {}
         if self.budgets:
@@ -769,7 +744,7 @@ class Rulebook:
         held = self._held.get(moment.event.type, _NOTHING)
         basket = moment.basket
         # Whose conditions hold is told that no line matches, until one does.
-        unmet = [_CODES[c.unmet(moment) or "no_matching_line"] for c in held.conditions]
+        unmet = [_CODES[_unmet(c, moment) or "no_matching_line"] for c in held.conditions]
         codes = [unmet[n] for n in held.condition_of]
         fired: list[tuple[_Source, int]] = []
         for place in held.concerned(basket):
