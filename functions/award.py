@@ -1,13 +1,15 @@
 """Awards, and taking them back."""
 
+from collections.abc import Iterable
 from dataclasses import replace
 from typing import Final
 
-from loyalty import earning, projections, refunds
+from loyalty import earning, projections, redeeming, refunds
 from loyalty.commands import CHECK_IN_EVENT, Event, Reversal
 from loyalty.decisions import Decision, event_partition, redemption_partition
-from loyalty.edge import BASE, SHOP, App, Problem, Request, Response, answer, store
+from loyalty.edge import BASE, SHOP, App, Problem, Request, Response, answer, secrets, store
 from loyalty.model import Entry, Known, Refusal, Waiting
+from loyalty.redeeming import Spending
 from loyalty.store import Awaited, Committed, KeyReused
 
 handler = App()
@@ -66,7 +68,8 @@ def _awarded(request: Request, event: Event) -> Committed:
     def decide(known: Known) -> Decision:
         # Another refund that comes meanwhile takes the slot that this award closes.
         waiting = store().standing(program_id, partition)[1]
-        return earning.award(rulebook, known, behind, event, request.now, waiting)
+        paid = _paid(request, event.purchase.redemption_ids if event.purchase else ())
+        return earning.award(rulebook, known, behind, event, request.now, waiting, paid)
 
     return store().commit(program_id, [event.member_id], behind, decide)
 
@@ -137,19 +140,29 @@ def _reversed(request: Request, command: Reversal, event: Entry) -> Response:
     decided = store().rulebook(program_id, event.version)
     guard = request.guard(event.partition, event.member_id, sort=f"r#{command.refund_id}")
     given = refunds.Given.by(decided, event)
-    partitions = [redemption_partition(name) for name in (event.event or {}).get("r", ())]
 
     def decide(known: Known) -> Decision:
         # Read after the account: a refund in between moves the account, and we come again.
         others = [e for e in _standing(request, event.partition) if e.sort != event.sort]
-        paid = [_standing(request, partition) for partition in partitions if partition]
-        paid = [r for r in paid if r and {e.kind for e in r} & {"redeem", "capture"}]
+        paid = _paid(request, (event.event or {}).get("r", ()))
         return refunds.reverse(
             rulebook, given, known, guard, [event, *others], command, paid, request.now
         )
 
     committed = store().commit(program_id, [event.member_id], guard, decide, reads=True)
     return answer(committed, projections.reversed_(committed.entry))
+
+
+def _paid(request: Request, redemption_ids: Iterable[str]) -> list[Spending]:
+    """Those of these redemptions that have spent points, each with its voucher."""
+    found = []
+    for partition in dict.fromkeys(map(redemption_partition, redemption_ids)):
+        entries = _standing(request, partition) if partition else []
+        if {entry.kind for entry in entries} & {"redeem", "capture"}:
+            place = redeeming.voucher_place(request.program_id, entries, secrets())
+            voucher = store().record(place, redeeming.VOUCHER_SORT) if place else None
+            found.append(Spending(entries, voucher))
+    return found
 
 
 def _standing(request: Request, partition: str) -> list[Entry]:

@@ -1,9 +1,8 @@
 """Points spent, reserved, and given back."""
 
 from loyalty import projections, redeeming
-from loyalty.codes import voucher_code
 from loyalty.commands import Redemption
-from loyalty.decisions import Decision, redemption_id, redemption_partition
+from loyalty.decisions import Decision, redemption_partition
 from loyalty.edge import (
     ANYONE,
     BASE,
@@ -121,14 +120,10 @@ def cancel(request: Request) -> Response:
 
     def decide(known: Known) -> Decision:
         entries = _entries(request, first)
-        spending = next((e for e in entries if "v" in (e.answer or {})), None)
-        voucher = None
-        if spending is not None:
-            version = spending.answer["v"]
-            code = voucher_code(secrets(), version, program_id, redemption_id(first))
-            key = redeeming.voucher_key(program_id, code)
-            voucher = store().record(key, redeeming.VOUCHER_SORT)
-        return redeeming.cancel(rulebook, known, guard, entries, voucher, request.now)
+        place = redeeming.voucher_place(program_id, entries, secrets())
+        voucher = store().record(place, redeeming.VOUCHER_SORT) if place else None
+        spending = redeeming.Spending(entries, voucher)
+        return redeeming.cancel(rulebook, known, guard, spending, request.now)
 
     committed = store().commit(program_id, [first.member_id], guard, decide, reads=True)
     held_under = store().rulebook(program_id, first.version)

@@ -21,9 +21,17 @@ from hypothesis import strategies as st
 from loyalty import earning, lifecycle, redeeming, refunds
 from loyalty.codes import CheckInCode, Secrets, check_in_code
 from loyalty.commands import CHECK_IN_EVENT, Enrolment, Event, Redemption, Reversal
-from loyalty.decisions import Decision, Guard, Record, event_partition, redemption_partition
+from loyalty.decisions import (
+    Decision,
+    Guard,
+    Record,
+    event_partition,
+    redemption_id,
+    redemption_partition,
+)
 from loyalty.model import Account, Entry, History, Known, NeedsBudgets, NeedsHistory, Refusal
 from loyalty.program import parse
+from loyalty.redeeming import Spending
 from loyalty.rules import Rulebook
 from loyalty.wire import Item, account_item, account_of, entry_item, entry_of, sealed_hash
 
@@ -160,13 +168,22 @@ class Ledger:
             )
         )
 
-    def cancel(self, now: int, redemption: Entry, voucher: dict[str, Any] | None = None) -> Entry:
+    def cancel(self, now: int, redemption: Entry) -> Entry:
         """Give up a hold, or undo a redemption."""
         guard = Guard(redemption.partition, "cancel", b"")
-        standing = self.standing(redemption)
+        spending = self.spending(redemption)
         return self._commit(
-            lambda known: redeeming.cancel(self.rulebook, known, guard, standing, voucher, now)
+            lambda known: redeeming.cancel(self.rulebook, known, guard, spending, now)
         )
+
+    def spending(self, redemption: Entry) -> Spending:
+        """A redemption as it stands, with its voucher."""
+        vouchers = [
+            {"pk": record.partition, "sk": record.sort, **record.fields}
+            for record in self.records
+            if record.fields.get("redemption_id") == redemption_id(redemption)
+        ]
+        return Spending(self.standing(redemption), vouchers[-1] if vouchers else None)
 
     def standing(self, first: Entry) -> list[Entry]:
         """All that stands under an entry's key, that one first."""
@@ -182,7 +199,7 @@ class Ledger:
         given = refunds.Given.by(self.rulebook, event)
         ids = (event.event or {}).get("r", ())
         named = [[e for e in self.entries if e.partition == redemption_partition(i)] for i in ids]
-        paid = [entries for entries in named if entries]
+        paid = [self.spending(entries[0]) for entries in named if entries]
         standing = self.standing(event)
         return self._commit(
             lambda known: refunds.reverse(

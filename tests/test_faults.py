@@ -5,7 +5,7 @@ import json
 import re
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from typing import Any
 from unittest import mock
@@ -58,6 +58,17 @@ REFERRAL_CODE = r"\b[0-9A-Z]{10}\b"
 REVISION = r'"revision": {"N": "[0-9]+"}'
 KEY = r"\b[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}\b"
 
+PAID_ID = "r-Y29mZmVl"
+"""Of the redemption that Fay made under the key `coffee`."""
+
+
+def paid(event_id: str) -> Call:
+    """An order of Fay's that her redemption paid for."""
+    call = workers.purchase(event_id, "fay", 1000, 500)
+    purchase = call.body["purchase"] | {"redemption_ids": [PAID_ID]}
+    return replace(call, body=call.body | {"purchase": purchase})
+
+
 HOLD_ID = "r-aGVsZA"
 """Of the hold that Dora has open under the key `held`."""
 PROPOSAL_ID = "a-dGlja2V0LTA"
@@ -83,6 +94,8 @@ COMMANDS: dict[str, Command] = {
         workers.reverse("order-1", "return-2", lines=[{"line_id": "1", "amount": 4_000}])
     ),
     "reversal of what has not come": Command(workers.reverse("order-9", "return-1")),
+    "reversal of what a voucher paid": Command(workers.reverse("order-6", "return-1")),
+    "award of what has come back and a voucher paid": Command(paid("order-7")),
     "award of what has come back": Command(workers.purchase("order-8", "ana", 1250, 3000)),
     "hold": Command(workers.redeem("ana", "hold-1", points=50, hold=True)),
     "capture": Command(workers.capture(HOLD_ID)),
@@ -124,6 +137,11 @@ class Stage:
             (0, workers.redeem("dora", "held", points=20, hold=True)),
             (0, workers.reverse("order-8", "early", amount=500)),
             (0, workers.adjust("dora", 2000, "ticket-0", note="For her birthday.")),
+            (0, workers.enrol("fay")),
+            (0, workers.purchase("order-5", "fay", 90_000)),
+            (0, workers.redeem("fay", "coffee", reward_id="free-coffee")),
+            (0, paid("order-6")),
+            (0, workers.reverse("order-7", "early")),
         ):
             with self.service(NOON - timedelta(days=days)):
                 assert send(call).status in (200, 201, 202)

@@ -15,7 +15,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from loyalty import edge, projections
-from loyalty.decisions import redemption_id, stock_id
+from loyalty.decisions import stock_id
 from loyalty.lots import advance
 from loyalty.model import NEVER, Account, Counts, Entry, Posting, Refusal
 from loyalty.redeeming import status_of
@@ -415,15 +415,7 @@ def _act(tale: Tale, what: str, argument: int) -> Entry | None:
     first = redemptions[-1 - argument % len(redemptions)]
     if what == "capture":
         return ledger.capture(now, first)
-    return ledger.cancel(now, first, _voucher(ledger, first))
-
-
-def _voucher(ledger: Ledger, first: Entry) -> dict[str, Any] | None:
-    found = [r for r in ledger.records if r.fields["redemption_id"] == redemption_id(first)]
-    if not found:
-        return None
-    record = found[-1]
-    return {"pk": record.partition, "sk": record.sort, **record.fields}
+    return ledger.cancel(now, first)
 
 
 def folded(ledger: Ledger) -> Account:

@@ -113,7 +113,7 @@ ACCESS: dict[str, set[str]] = {
     },
     "pre_token": set(),
 }
-READS_SECRET = {"redeem", "check_in", "pages"}
+READS_SECRET = {"award", "redeem", "check_in", "pages"}
 
 MODULES = sorted(ACCESS)
 TABLES = ["AccountsTable", "LedgerTable", "RecordsTable"]

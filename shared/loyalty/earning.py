@@ -21,6 +21,7 @@ from loyalty.limits import (
 from loyalty.lots import credit
 from loyalty.model import Account, Count, Day, Entry, Kind, Known, Refusal, Waiting
 from loyalty.program import CheckIn, Frequency, Rule
+from loyalty.redeeming import Spending
 from loyalty.referrals import Referral
 from loyalty.refunds import Given, Returned
 from loyalty.rules import (
@@ -45,16 +46,18 @@ def award(
     event: Event,
     now: int,
     waiting: Sequence[Waiting] = (),
+    paid: Sequence[Spending] = (),
     counts: tuple[Count, ...] = (),
 ) -> Decision:
     """Award what the program's rules give for one event.
 
     `now` is in milliseconds. An event that earns nothing is recorded all the same. A referral of
     one and the same person pays nothing and is forgotten. Refunds that came before the event and
-    are `waiting` are carried out in the same entry. Refusals: `member_not_found`, `member_erased`,
-    `member_closed`, `event_too_late`, `event_in_future`, `currency_mismatch`, `too_many_points`;
-    it may ask for more to be known: the history where a late event's window has to be counted
-    again, budgets where it draws on them, profiles where it pays a referral.
+    are `waiting` are carried out in the same entry, with what they mean for the redemptions that
+    have `paid` for it. Refusals: `member_not_found`, `member_erased`, `member_closed`,
+    `event_too_late`, `event_in_future`, `currency_mismatch`, `too_many_points`; it may ask for more
+    to be known: the history where a late event's window has to be counted again, budgets where it
+    draws on them, profiles where it pays a referral.
     """
     draft = Draft(rulebook, known.account(event.member_id), now)
     may_earn(draft.account)
@@ -69,7 +72,7 @@ def award(
         )
     usage = Usage(draft.before, draft.local_date(occurred_at), program.zone, known.history)
     evaluation = rulebook.evaluate(draft.account, event, occurred_at, usage, known.budgets)
-    before = _returned_before(draft, event, occurred_at, evaluation, waiting)
+    before = _returned_before(draft, known, event, occurred_at, evaluation, waiting, paid)
     referral = None
     if event.purchase and not (before and before.whole):
         base = before.base if before else sum(earning_base(program, event.purchase))
@@ -96,9 +99,11 @@ def award(
     if before is None:
         return decision
     draws = {**decision.draws}
-    for name, points in before.budgets.items():
+    for name, points in (*before.budgets.items(), *before.restored.draws.items()):
         draws[name] = draws.get(name, 0) + points
-    return replace(decision, draws=draws, closing=(guard.partition, slot(len(waiting))))
+    records = (*decision.records, *before.restored.vouchers)
+    closing = (guard.partition, slot(len(waiting)))
+    return replace(decision, records=records, draws=draws, closing=closing)
 
 
 def slot(number: int) -> str:
@@ -108,10 +113,12 @@ def slot(number: int) -> str:
 
 def _returned_before(
     draft: Draft,
+    known: Known,
     event: Event,
     occurred_at: int,
     evaluation: Evaluation,
     waiting: Sequence[Waiting],
+    paid: Sequence[Spending],
 ) -> Returned | None:
     """What refunds that were waiting take back of the event; None where none was."""
     if not waiting:
@@ -126,7 +133,7 @@ def _returned_before(
         evaluation.points,
         0,
     )
-    return refunds.waited(given, waiting)
+    return refunds.waited(draft, known, given, waiting, paid)
 
 
 def _stored(draft: Draft, event: Event, evaluation: Evaluation) -> dict[str, Any]:
@@ -221,6 +228,9 @@ def granted(
     if before is not None and known is not None:
         grants = [posting for posting in draft.postings if posting.kind == "award"]
         explanation["w"] = before.told
+        if before.restored.points:
+            explanation["s"] = list(before.restored.points)
+        counts = (*counts, *before.restored.counts)
         explanation |= refunds.take_back(draft, known, None, grants, before.points, {})
         lifetime -= before.points
         qualifying = tuple((start, n - before.qualified(n)) for start, n in qualifying)

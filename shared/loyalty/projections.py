@@ -58,7 +58,8 @@ class Explained(TypedDict):
 
 class Awarded(TypedDict):
     """An award. `points` is everything granted, of which `pending_points` is pending;
-    `reversed_points` went at once for refunds that came before it."""
+    `reversed_points` went at once for refunds that came before it, and `restored_points`, which had
+    paid for what came back, are the member's again."""
 
     entry_id: str
     event_id: str | None
@@ -71,6 +72,7 @@ class Awarded(TypedDict):
     limited_by: list[Json]
     explanation: list[Explained]
     reversed_points: NotRequired[int]
+    restored_points: NotRequired[int]
 
 
 class CheckedIn(Awarded):
@@ -352,7 +354,10 @@ def awarded(rulebook: Rulebook, entry: Entry) -> Awarded:
         "explanation": explanation_of(rulebook, entry),
     }
     if "w" in explanation:
-        answer["reversed_points"] = points - entry.points
+        back = [posting.points for posting in entry.own_postings if posting.kind == "reverse"]
+        answer["reversed_points"] = -sum(back)
+    if "s" in explanation:
+        answer["restored_points"] = sum(points for _, points in explanation["s"])
     return answer
 
 

@@ -1,6 +1,6 @@
 """Decisions that spend points: redemptions, holds, what ends them, and what a member may have."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from fractions import Fraction
 from typing import Any, Final
@@ -42,6 +42,15 @@ MAX_HOLDS: Final = 20
 account."""
 VOUCHER_SORT: Final = "voucher"
 """The sort key of every voucher's record."""
+
+
+@dataclass(frozen=True, slots=True)
+class Spending:
+    """A redemption and what has become of it: `entries` are all that stand under its key, itself
+    first, `voucher` is the record of its voucher, if it has one."""
+
+    entries: Sequence[Entry]
+    voucher: Mapping[str, Any] | None = None
 
 
 def redeem(
@@ -282,6 +291,16 @@ def voucher_key(program_id: str, code: str) -> str:
     return f"{program_id}#voucher#{voucher_hash(code)}"
 
 
+def voucher_place(program_id: str, entries: Sequence[Entry], secrets: Secrets) -> str | None:
+    """The partition of Records with the voucher of the redemption under whose key these entries
+    stand; None where it has none."""
+    version = next((e.answer["v"] for e in entries if "v" in (e.answer or {})), None)
+    if version is None:
+        return None
+    code = voucher_code(secrets, version, program_id, redemption_id(entries[0]))
+    return voucher_key(program_id, code)
+
+
 def _voucher(entry: Entry, secrets: Secrets) -> Record:
     identity = redemption_id(entry)
     code = voucher_code(secrets, entry.answer["v"], entry.program_id, identity)
@@ -352,23 +371,21 @@ def cancel(
     rulebook: Rulebook,
     known: Known,
     guard: Guard,
-    entries: Sequence[Entry],
-    voucher: dict[str, Any] | None,
+    spending: Spending,
     now: int,
 ) -> Decision:
     """Undo a redemption: a hold is given up, what was spent goes back to the lots it came from, at
-    their old dates. `voucher` is the record of its voucher, if it has one.
+    their old dates, and its voucher is cancelled.
 
     Refusals: `voucher_used`, `not_held` (where a hold had lapsed), `redemption_restored` (where
     refunds have given all of it back).
     """
+    entries, voucher = spending.entries, spending.voucher
     first = entries[0]
     draft = Draft(rulebook, known.account(first.member_id), now)
     if draft.account.status == "closed":
         raise Refusal("member_closed", "This membership has ended.")
     key = first.partition.removeprefix("k#")
-    reward_id = (first.answer or {}).get("r", "")
-    drew = (first.answer or {}).get("k", 0)
     records: tuple[Record, ...] = ()
     points = draft.account.held_by(key)
     if points:
@@ -380,25 +397,36 @@ def cancel(
         lots = returned(first, -spent(first), restored_before(known, first))
         if not lots:
             raise Refusal("redemption_restored", "Refunds have given these points back already.")
-        if voucher is not None:
-            if voucher["status"] == "used":
-                raise Refusal("voucher_used", "Its voucher has been used.")
-            fields = {k: v for k, v in voucher.items() if k not in ("pk", "sk")}
-            fields |= {"status": "cancelled", "revision": voucher["revision"] + 1}
-            records = (Record(voucher["pk"], voucher["sk"], fields, seen=int(voucher["revision"])),)
+        if voucher is not None and voucher["status"] == "used":
+            raise Refusal("voucher_used", "Its voucher has been used.")
+        if voucher is not None and voucher["status"] == "issued":
+            records = (withdrawn(voucher),)
         points = sum(part for _, part in lots)
         grants = [(draft.today, end, points) for end, points in lots]
         draft.post(credit(draft.account, "cancel", draft.today, grants, draft.today))
-    on = day_number_of(draft.local_date(first.recorded_at))
-    hold = Hold(key, 0, on, reward_id, drew, tuple((first.answer or {}).get("c", ())))
-    entry = draft.entry(
-        "cancel",
-        guard,
-        reason=first.reason,
-        counts=tuple(given_back(hold)),
-        answer={"p": points},
-    )
-    return Decision((entry,), records, {stock_id(reward_id): -drew} if drew else {})
+    # A refund that has withdrawn the voucher has given back what it had taken, too.
+    ended_before = voucher is not None and voucher["status"] == "cancelled"
+    counts, draws = ((), {}) if ended_before else undone(draft, first)
+    entry = draft.entry("cancel", guard, reason=first.reason, counts=counts, answer={"p": points})
+    return Decision((entry,), records, draws)
+
+
+def withdrawn(voucher: Mapping[str, Any]) -> Record:
+    """The voucher's record as it says that it was cancelled; it has to be still as it was seen."""
+    fields = {name: value for name, value in voucher.items() if name not in ("pk", "sk")}
+    fields |= {"status": "cancelled", "revision": voucher["revision"] + 1}
+    return Record(voucher["pk"], voucher["sk"], fields, seen=int(voucher["revision"]))
+
+
+def undone(draft: Draft, redemption: Entry) -> tuple[tuple[Count, ...], dict[str, int]]:
+    """What a redemption that counts no more gives back: of its reward's limits, and of its stock
+    (pieces by id, below zero)."""
+    told = redemption.answer or {}
+    key = redemption.partition.removeprefix("k#")
+    on = day_number_of(draft.local_date(redemption.recorded_at))
+    reward_id, drew = told.get("r", ""), told.get("k", 0)
+    hold = Hold(key, 0, on, reward_id, drew, tuple(told.get("c", ())))
+    return tuple(given_back(hold)), {stock_id(reward_id): -drew} if drew else {}
 
 
 def spent(entry: Entry) -> int:

@@ -5,7 +5,7 @@ that part: so refunds are cumulative, in any order, and the last one takes the r
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from fractions import Fraction
 from functools import cached_property
 from math import lcm
@@ -13,12 +13,13 @@ from typing import Any, Final
 
 from loyalty.commands import Event, Line, Purchase, Reversal
 from loyalty.dates import Duration, day_number, from_day_number, from_milliseconds, local_date, plus
-from loyalty.decisions import Decision, Draft, Guard, redemption_id
+from loyalty.decisions import Decision, Draft, Guard, Record, redemption_id
 from loyalty.limits import Usage
 from loyalty.lots import credit, take
 from loyalty.model import (
     MAX_POINTS,
     Account,
+    Count,
     Day,
     Entry,
     History,
@@ -28,7 +29,7 @@ from loyalty.model import (
     Refusal,
     Waiting,
 )
-from loyalty.redeeming import restored_before, returned, spent
+from loyalty.redeeming import Spending, restored_before, returned, spent, undone, withdrawn
 from loyalty.rules import Reason, Rulebook, Share, earning_base, reasons_of, spread
 from loyalty.tiers import bucket
 
@@ -338,15 +339,28 @@ def progress(given: Given, event: Entry, refunds: Sequence[Entry]) -> Progress:
 
 
 @dataclass(frozen=True, slots=True)
+class Restored:
+    """What becomes of the redemptions that paid for what came back: `points` by redemption_id,
+    vouchers that are cancelled, and what these had counted and drawn."""
+
+    points: Sequence[tuple[str, int]] = ()
+    vouchers: tuple[Record, ...] = ()
+    counts: tuple[Count, ...] = ()
+    draws: Mapping[str, int] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
 class Returned:
     """What had come back before its event came: the points it takes, the earning base that is left
-    (minor units), what budgets keep; `told` is each refund as [refund_id, parts]."""
+    (minor units), what budgets keep, what paid for it; `told` is each refund as [refund_id,
+    parts]."""
 
     given: Given
     progress: Progress
     points: int
     base: int
     budgets: Mapping[str, int]
+    restored: Restored
     told: list[Any]
 
     @property
@@ -364,9 +378,15 @@ class Returned:
         return int(amount * (1 - Fraction(self.base, base))) if base else 0
 
 
-def waited(given: Given, waiting: Sequence[Waiting]) -> Returned:
-    """What refunds that came before the event take back of it. They were acknowledged, so that
-    what does not fit is left out."""
+def waited(
+    draft: Draft,
+    known: Known,
+    given: Given,
+    waiting: Sequence[Waiting],
+    paid: Sequence[Spending],
+) -> Returned:
+    """What refunds that came before the event take back of it; what had `paid` for it is posted
+    back at once. They were acknowledged, so that what does not fit is left out."""
     so_far = Progress(given.nothing())
     told: list[Any] = []
     for waits in waiting:
@@ -376,8 +396,8 @@ def waited(given: Given, waiting: Sequence[Waiting]) -> Returned:
         try:
             parts = parts_of(given, refund, so_far.back)
         except Refusal:
-            known = {line.line_id for line in given.lines}
-            if refund.amount is None and not any(r.line_id in known for r in refund.lines or ()):
+            bought = {line.line_id for line in given.lines}
+            if refund.amount is None and not any(r.line_id in bought for r in refund.lines or ()):
                 parts = []
             else:
                 parts = None if refund.amount else _clamped(given, refund)
@@ -389,6 +409,7 @@ def waited(given: Given, waiting: Sequence[Waiting]) -> Returned:
         given.taken(so_far.back, whole=so_far.whole),
         int(given.base_left(so_far.back)),
         _given_back_to_budgets(given, Progress(given.nothing()), so_far),
+        _restore(draft, known, given, Progress(given.nothing()), so_far, paid),
         told,
     )
 
@@ -417,17 +438,17 @@ def reverse(
     guard: Guard,
     entries: Sequence[Entry],
     refund: Reversal,
-    paid: Sequence[Sequence[Entry]],
+    paid: Sequence[Spending],
     now: int,
 ) -> Decision:
     """Take back what an event gave, or a part of it.
 
     `entries` are all that stand under its key, the award first; `paid` are the redemptions that it
-    names, each with all that stands under its key. Points are taken from the event's own pending
-    part, then from its lots, then by the program's policy from other lots, or not at all, or as
-    debt. What had expired is not taken twice, and what nothing covers is forgiven. Points that
-    paid for it come back to their old lots. Refusals: `member_erased`, `more_than_bought`,
-    `line_not_found`.
+    names. Points are taken from the event's own pending part, then from its lots, then by the
+    program's policy from other lots, or not at all, or as debt. What had expired is not taken
+    twice, and what nothing covers is forgiven. Points that paid for it come back to their old lots,
+    and a voucher of theirs that was not used is cancelled. Refusals: `member_erased`,
+    `more_than_bought`, `line_not_found`.
     """
     event, *others = entries
     if event.kind not in EVENTS:
@@ -471,7 +492,8 @@ def reverse(
         beside = Guard(guard.partition, f"{guard.sort}#{other.sort}", guard.fingerprint)
         account = Draft(rulebook, known.account(other.member_id), now)
         done.append(_taken_back(account, known, beside, other, other.points, {}, qualifying=None))
-    return Decision(tuple(done), draws=_given_back_to_budgets(given, before, after))
+    draws = {**_given_back_to_budgets(given, before, after), **restored.draws}
+    return Decision(tuple(done), restored.vouchers, draws)
 
 
 def _referrers(
@@ -527,17 +549,21 @@ def _restore(
     given: Given,
     before: Progress,
     after: Progress,
-    paid: Sequence[Sequence[Entry]],
-) -> list[tuple[str, int]]:
-    """Post back the points that paid for what came back; (redemption_id, points) of each."""
+    paid: Sequence[Spending],
+) -> Restored:
+    """Post back the points that paid for what came back. With the first of them a voucher that was
+    not used is cancelled, as if the redemption had been: the order that it was for is no more."""
     restored: list[tuple[str, int]] = []
+    vouchers: list[Record] = []
+    counts: list[Count] = []
+    draws: dict[str, int] = {}
     today = draft.today
     grace = draft.rulebook.program.refunds.expired_grace
-    for entries in paid:
-        first = entries[0]
-        if any(entry.kind == "cancel" for entry in entries):
+    for spending in paid:
+        first = spending.entries[0]
+        if any(entry.kind == "cancel" for entry in spending.entries):
             continue
-        if known.account(first.member_id).member_id != draft.before.member_id:
+        if not _is_own(draft, known, first):
             continue
         whole = -spent(first)
         at_all = int(whole * (1 if after.whole else given.part(after.back)))
@@ -551,7 +577,21 @@ def _restore(
         ]
         draft.post(credit(draft.account, "cancel", today, lots, today))
         restored.append((redemption_id(first), points))
-    return restored
+        if spending.voucher is not None and spending.voucher["status"] == "issued":
+            vouchers.append(withdrawn(spending.voucher))
+            uncounted, given_back = undone(draft, first)
+            counts += uncounted
+            for name, pieces in given_back.items():
+                draws[name] = draws.get(name, 0) + pieces
+    return Restored(restored, tuple(vouchers), tuple(counts), draws)
+
+
+def _is_own(draft: Draft, known: Known, redemption: Entry) -> bool:
+    """Whether the drafted member made the redemption, be it under an id that it had before."""
+    try:
+        return known.account(redemption.member_id).member_id == draft.before.member_id
+    except Refusal:
+        return False  # somebody else's, who was erased
 
 
 def _with_grace(end: Day, today: Day, grace: Duration) -> Day:
@@ -578,7 +618,7 @@ def _taken_back(
     *,
     qualifying: int | None,
     stored: dict[str, Any] | None = None,
-    restored: Sequence[tuple[str, int]] = (),
+    restored: Restored | None = None,
     same: Sequence[Entry] = (),
 ) -> Entry:
     """The entry that takes back from one member what one entry gave, and what others gave the
@@ -590,12 +630,13 @@ def _taken_back(
         for name in told.keys() - {"t"}:
             nothing: Any = 0 if name == "o" else []
             explanation[name] = explanation.get(name, nothing) + told[name]
-    if restored:
-        explanation["s"] = list(restored)
+    if restored and restored.points:
+        explanation["s"] = list(restored.points)
     return draft.entry(
         "reverse",
         guard,
         lifetime=-points,
+        counts=restored.counts if restored else (),
         qualifying=_unqualified(draft, event, qualifying),
         reason=event.partition.partition("#")[2],
         event=stored or None,
