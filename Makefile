@@ -18,7 +18,7 @@ OWN_UV := $(filter .local/%,$(UV))
 RUN := env PYTHONPATH=functions:shared .venv/bin/python
 READY := .venv/ready .local/bin/ready
 
-.PHONY: help run test lint check docs replay bench bench-sweep lock clean
+.PHONY: help run test lint check docs replay bench bench-sweep bench-ring lock clean
 
 help: ## list the verbs
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -55,6 +55,9 @@ mutants: $(READY) ## try every mutant of the pure core (hours), and write the sc
 
 bench-sweep: $(READY) ## measure the sweep over a million accounts (20 minutes), and write that table
 	@$(RUN) -m tools.bench_sweep --write
+
+bench-ring: $(READY) ## send 200,000 transfers at once around a ring (10 minutes), and write that table
+	@$(RUN) -m tools.ring --write
 
 # build, deploy, validate: what SAM does
 -include tools/sam.mk
