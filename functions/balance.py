@@ -93,6 +93,7 @@ def rewards(request: Request) -> Response:
         program_id,
         Known({account.member_id: account}),
         lambda known: redeeming.catalog(rulebook, known, account.member_id, page, request.now),
+        request.now,
     )
     more = begin + limit < len(program.rewards)
     catalog: projections.Catalog = {

@@ -119,14 +119,13 @@ def _expire(rulebook: Rulebook, account: Account, now: int) -> bool:
     if lifecycle.sweep(rulebook, account, now) is None:
         return False  # its local midnight has not come
 
-    def decide(known: Known) -> Decision:
-        decision = lifecycle.sweep(rulebook, known.account(member_id), now)
-        if decision is None:
-            raise Refusal("nothing_due", "Somebody else wrote it down.")
-        return decision
-
     try:
-        store().commit(program_id, [member_id], lifecycle.guard(account), decide)
+        store().commit(
+            program_id,
+            [member_id],
+            lifecycle.guard(account),
+            lambda known: lifecycle.written_down(rulebook, known, member_id, now),
+        )
     except Refusal:
         return False
     return True

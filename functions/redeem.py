@@ -1,8 +1,11 @@
 """Points spent, reserved, and given back."""
 
-from loyalty import projections, redeeming
+from contextlib import suppress
+from typing import Final
+
+from loyalty import lifecycle, projections, redeeming
 from loyalty.commands import Redemption
-from loyalty.decisions import Decision, redemption_partition
+from loyalty.decisions import Decision, redemption_partition, stock_id
 from loyalty.edge import (
     ANYONE,
     BASE,
@@ -15,9 +18,13 @@ from loyalty.edge import (
     store,
 )
 from loyalty.model import Entry, Known, Refusal
+from loyalty.rules import Rulebook
+from loyalty.store import Committed
 
 handler = App()
 
+STOCK_LOOKS: Final = 3
+"""How often lapsed holds are looked for where nothing is left of a stock: others want them too."""
 REDEMPTION = f"{BASE}/redemptions/{{redemption_id}}"
 
 
@@ -52,14 +59,26 @@ def redeem(request: Request, command: Redemption) -> Response:
     member_id = request.member(command.member_id)
     guard = request.key_guard(str(key), member_id)
     rulebook = store().rulebook_in_force(request.program_id, request.now)
-    committed = store().commit(
-        request.program_id,
-        [member_id],
-        guard,
-        lambda known: redeeming.redeem(
-            rulebook, known, guard, member_id, command, secrets(), request.now
-        ),
-    )
+
+    def commit() -> Committed:
+        return store().commit(
+            request.program_id,
+            [member_id],
+            guard,
+            lambda known: redeeming.redeem(
+                rulebook, known, guard, member_id, command, secrets(), request.now
+            ),
+        )
+
+    for _ in range(STOCK_LOOKS):
+        try:
+            committed = commit()
+            break
+        except Refusal as refusal:
+            if refusal.code != "out_of_stock" or not _freed(request, rulebook, command):
+                raise
+    else:
+        committed = commit()
     entry = committed.entry
     decided = store().rulebook(request.program_id, entry.version)
     return answer(committed, projections.redeemed(decided, entry, secrets()))
@@ -129,6 +148,22 @@ def cancel(request: Request) -> Response:
     held_under = store().rulebook(program_id, first.version)
     shown = projections.redeemed(held_under, committed.entry, secrets())
     return answer(committed, shown, status=200)
+
+
+def _freed(request: Request, rulebook: Rulebook, command: Redemption) -> bool:
+    """Write down holds of other members that have lapsed and keep pieces of the reward, as the
+    sweep would; whether there were any."""
+    program_id, now = request.program_id, request.now
+    lapsed = store().lapsed(program_id, stock_id(command.reward_id or ""), now)
+    for member_id in lapsed:
+        account = store().member(program_id, member_id, consistent=True)
+
+        def decide(known: Known, member_id: str = member_id) -> Decision:
+            return lifecycle.written_down(rulebook, known, member_id, now)
+
+        with suppress(Refusal):  # somebody else wrote it down
+            store().commit(program_id, [member_id], lifecycle.guard(account), decide)
+    return bool(lapsed)
 
 
 def _redemption(request: Request) -> Entry:

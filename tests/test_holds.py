@@ -7,6 +7,7 @@ from collections import Counter
 from collections.abc import Iterator
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field, replace
+from datetime import timedelta
 from decimal import Decimal
 from typing import Any
 
@@ -15,6 +16,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from loyalty import edge, projections
+from loyalty.budgets import SLOTS, slot
 from loyalty.decisions import stock_id
 from loyalty.lots import advance
 from loyalty.model import NEVER, Account, Counts, Entry, Posting, Refusal
@@ -34,7 +36,7 @@ from tests.strategies import (
     number,
     refused,
 )
-from tests.workers import Answer, Clients, done, send
+from tests.workers import NOON, Answer, Clients, done, send
 from tools import meter
 from tools.engine import Engine, Tables
 
@@ -725,6 +727,114 @@ def test_a_sweep_brings_back_the_pieces_of_lapsed_holds(house: House) -> None:
         ("hold", 0, 60),
     ]
     assert house.balances() == {"ana": (100, 0), "ben": (100, 0)}
+
+
+# Stock that others have abandoned
+
+ONE = COFFEE | {"reward_id": "one", "stock": 1, "limits": []}
+
+
+def test_a_piece_of_a_hold_that_lapsed_is_had_by_the_next_one_before_any_sweep(
+    house: House,
+) -> None:
+    house.open("ana", "ben", rewards=[ONE])
+    hold("ana", "cart", reward_id="one")
+    with house.on(29):
+        assert told(send(workers.redeem("ben", "early", reward_id="one"))) == "out_of_stock"
+        [shown] = done(workers.rewards("ben"))["items"]
+        assert (shown["available"], shown["stock_left"]) == (False, 0)
+    with house.on(30):
+        for member_id in ("ana", "ben"):
+            [shown] = done(workers.rewards(member_id))["items"]
+            assert (shown["available"], shown["stock_left"]) == (True, 1)
+        done(workers.redeem("ben", "till", reward_id="one"))
+        assert told(send(workers.redeem("ana", "late", reward_id="one"))) == "out_of_stock"
+        assert edge.store().budget("shop", stock_id("one")) == 0
+        rows = done(workers.entries("ana"))["items"]
+    assert [(row["kind"], row["balance_after"]) for row in rows[:2]] == [
+        ("lapse", 100),
+        ("hold", 60),
+    ]
+    assert house.balances() == {"ana": (100, 0), "ben": (60, 0)}
+
+
+def test_a_hold_that_was_captured_or_given_up_keeps_nobody_looking_for_its_piece(
+    house: House,
+) -> None:
+    house.open("ana", "ben", "cleo", rewards=[ONE | {"stock": 2}])
+    done(workers.capture(hold("ana", "one", reward_id="one")["redemption_id"]))
+    done(workers.cancel(hold("ana", "two", reward_id="one")["redemption_id"]))
+    done(workers.redeem("ben", "three", reward_id="one"))
+    with house.on(60):
+        with meter.measure() as used:
+            assert told(send(workers.redeem("cleo", "four", reward_id="one"))) == "out_of_stock"
+        assert used.write == 0
+        [shown] = done(workers.rewards("cleo"))["items"]
+        assert shown["stock_left"] == 0
+    assert house.balances() == {"ana": (60, 0), "ben": (60, 0), "cleo": (100, 0)}
+
+
+@pytest.mark.parametrize("raised", [False, True], ids=["one version", "a new total"])
+def test_all_pieces_that_were_abandoned_are_found_again(house: House, raised: bool) -> None:
+    """As many as the shards can remember, whatever version has set the total since."""
+    members = [f"m{i:02}" for i in range(8)]
+    house.open(*members, *(f"n{i:02}" for i in range(8)), rewards=[ONE | {"stock": 8}])
+    for member_id in members:
+        hold(member_id, member_id, reward_id="one")
+    if raised:
+        rule = {"rule_id": "gift", "trigger": "gift", "earn": {"points": 100}}
+        document = shop(rules=[rule], rewards=[ONE | {"stock": 9}])
+        done(workers.publish(document, replaces=1))
+    with house.on(31):
+        if raised:
+            done(workers.redeem(members[0], "ninth", reward_id="one"))
+        for i in range(8):
+            answer = send(workers.redeem(f"n{i:02}", f"n{i:02}", reward_id="one"))
+            assert answer.status == 201, answer.body
+        assert edge.store().budget("shop", stock_id("one")) == 0
+        last = send(workers.redeem(members[1], "late", reward_id="one"))
+        assert told(last) == "out_of_stock"
+
+
+def test_of_64_that_want_four_abandoned_pieces_four_get_one(house: House, clients: Clients) -> None:
+    members = [f"m{i}" for i in range(4)]
+    buyers = [f"n{i}" for i in range(CLIENTS)]
+    house.open(*members, *buyers, rewards=[ONE | {"stock": 4}])
+    for member_id in members:
+        hold(member_id, member_id, reward_id="one")
+    later = NOON + timedelta(minutes=30)
+    scripts = [[workers.redeem(who, who, reward_id="one")] for who in buyers]
+    played = clients.play(house.endpoint, house.tables, scripts, now=later)
+    assert Counter(map(told, played.flat)) == {"captured": 4, "out_of_stock": CLIENTS - 4}
+    assert edge.store().budget("shop", stock_id("one")) == 0
+    balances = house.balances()
+    assert all(balances[who] == (100, 0) for who in members)
+
+
+def test_a_shard_that_remembers_as_many_holds_as_it_can_stays_below_a_kilobyte(
+    house: House,
+) -> None:
+    """So that remembering costs nothing: with ids of full length."""
+    reward = ONE | {"reward_id": "r" * 64, "stock": 100}
+    members = [f"{i:064}" for i in range(80)]
+    house.open(*members, rewards=[reward])
+    for member_id in members:
+        with meter.measure() as used:
+            hold(member_id, member_id, reward_id=reward["reward_id"])
+        # The first one makes the stock, and long keys make a long entry.
+        assert used.write <= (7 + 8 * 2 if member_id == members[0] else 7)
+    shards = [r for r in house.books().records if "#budget#" in r["pk"]["S"]]
+    assert len(shards) == 8
+    assert max(map(workers.size, shards)) < 1024
+
+
+@given(st.frozensets(st.integers(0, SLOTS - 1)), st.integers(0, 999))
+def test_a_hold_is_remembered_in_a_free_slot_if_there_is_one(
+    taken: frozenset[int], chance: int
+) -> None:
+    found = slot(taken, chance / 1000)
+    assert 0 <= found < SLOTS
+    assert found not in taken or len(taken) == SLOTS
 
 
 @pytest.mark.parametrize("fault", ["answer lost", "server error after all", "request lost"])

@@ -7,22 +7,25 @@ was lowered below what was already given, one shard stands below zero by what is
 filled first by what comes back. Everything here is pure; `store` reads and writes the shards.
 """
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Final
 
 SHARDS: Final = 8
 """About 8,000 awards a second on one budget; reading all of them costs 8 read units."""
+SLOTS: Final = 8
+"""Holds that a shard of a stock remembers, so that its item stays below 1 KB."""
 
 
 @dataclass(frozen=True, slots=True)
 class Pool:
-    """What is known of a budget: points left by shard, whether those are all of its shards, and
-    (where they are) the program version that set its total."""
+    """What is known of a budget: points left by shard, whether those are all of its shards, (where
+    they are) the program version that set its total, and by shard the slots that are not free."""
 
     left: Mapping[int, int]
     whole: bool
     version: int = 0
+    slots: Mapping[int, Collection[int]] = field(default_factory=dict)
 
     @property
     def points(self) -> int:
@@ -31,6 +34,13 @@ class Pool:
     def may_hide_more(self, drawn: int) -> bool:
         """Whether a decision that drew so much may have been held back by shards not looked at."""
         return not self.whole and drawn >= self.points
+
+
+def slot(taken: Collection[int], chance: float) -> int:
+    """In which slot of its shard a hold is remembered: a free one, or else that of another one by
+    chance (from 0 up to 1), which is then forgotten."""
+    free = [number for number in range(SLOTS) if number not in taken]
+    return free[0] if free else min(int(chance * SLOTS), SLOTS - 1)
 
 
 def allocate(pool: Pool, points: int) -> dict[int, int]:

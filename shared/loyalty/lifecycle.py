@@ -32,6 +32,14 @@ def guard(account: Account) -> Guard:
     return Guard(f"d#{account.member_id}", str(account.seq + 1), b"")
 
 
+def written_down(rulebook: Rulebook, known: Known, member_id: str, now: int) -> Decision:
+    """What fell due for a member; Refusal `nothing_due` where somebody else wrote it down."""
+    decision = sweep(rulebook, known.account(member_id), now)
+    if decision is None:
+        raise Refusal("nothing_due", "Somebody else wrote it down.")
+    return decision
+
+
 def change_status(
     rulebook: Rulebook,
     known: Known,

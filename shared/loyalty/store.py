@@ -20,9 +20,9 @@ from botocore.config import Config
 from botocore.exceptions import ClientError, HTTPClientError
 from botocore.exceptions import ConnectionError as BotoConnectionError
 
-from loyalty.budgets import SHARDS, Pool, allocate, rebalanced
+from loyalty.budgets import SHARDS, SLOTS, Pool, allocate, rebalanced, slot
 from loyalty.codes import Secrets
-from loyalty.decisions import Decision, Guard, Record
+from loyalty.decisions import Decision, Guard, Record, stock_id
 from loyalty.model import (
     Account,
     Broken,
@@ -77,6 +77,8 @@ PROGRAM_REFRESH_SECONDS: Final = 20.0
 """Age at which the list of versions is read again; below the delay of publishing."""
 PART_BYTES: Final = 350_000
 """A program larger than this (compressed) is stored in parts: items hold at most 400 KB."""
+LAPSED_LOOKS: Final = 20
+"""Accounts that are looked at for holds that have lapsed, where nothing is left of a stock."""
 TRANSACTION_ITEMS: Final = 100
 """DynamoDB's limit."""
 ACCOUNT_BYTES: Final = 100_000
@@ -735,9 +737,9 @@ class Store:
         """What would be decided on what is known: the same reads on the way, nothing written."""
         return self._decided(program_id, decide, _Sight(known), pool=self._left)
 
-    def look[T](self, program_id: str, known: Known, show: Callable[[Known], T]) -> T:
-        """What a projection shows of what is known, with the history and what budgets and stocks
-        have left read where it asks for them; nothing is written."""
+    def look[T](self, program_id: str, known: Known, show: Callable[[Known], T], now: int) -> T:
+        """What a projection shows of what is known at `now` (milliseconds), with the history and
+        what budgets and stocks have left read where it asks for them; nothing is written."""
         for _ in range(LOOKS):
             try:
                 return show(known)
@@ -745,10 +747,13 @@ class Store:
                 accounts, history = self._with_history(program_id, known.accounts, need.since)
                 known = replace(known, accounts=accounts, history=history)
             except NeedsBudgets as need:
-                left = {
-                    name: self._standing_at(program_id, name, total, need.version)
-                    for name, total in need.totals.items()
-                }
+                left = {}
+                for name, total in need.totals.items():
+                    left[name] = self._standing_at(program_id, name, total, need.version)
+                    if left[name] < 1:
+                        lapsed = self.lapsed(program_id, name, now)
+                        # What its own member's holds give back the projection knows by itself.
+                        left[name] += sum(n for m, n in lapsed.items() if m not in known.accounts)
                 known = replace(known, budgets={**known.budgets, **left})
         raise Unavailable("the projection asks for more and more")
 
@@ -844,6 +849,12 @@ class Store:
             slot = Waiting(program_id, partition, sort, entries[0].recorded_at)
             requests.append(_put(self._ledger, waiting_item(slot), _FREE))
             owners.append(None)
+        holders = {
+            stock_id(p.hold.reward): f"{p.hold.until}#{entry.member_id}"
+            for entry in entries
+            for p in entry.postings
+            if p.kind == "hold" and p.hold and p.hold.drew
+        }
         for name, points in decision.all_draws.items():
             pool = sight.pools.get(name)
             if points < 0 and (pool is None or not pool.whole):
@@ -851,7 +862,8 @@ class Store:
             if pool is None:
                 raise Broken("a draw on a budget that nobody has looked at")
             for shard, part in allocate(pool, points).items():
-                requests.append(self._draw(program_id, name, shard, part, pool))
+                holder = holders.get(name)
+                requests.append(self._draw(program_id, name, shard, part, pool, holder))
                 owners.append(None)
         return requests, owners
 
@@ -917,14 +929,15 @@ class Store:
         if item is not None:
             shard = _plain(item)
             if shard["total"] == total or shard["version"] >= version:
-                return Pool({number: shard["left"]}, whole=False)
+                return Pool({number: shard["left"]}, False, slots={number: _slots(shard)})
         self._set_total(program_id, name, total, version)
         return self._whole_pool(program_id, name)
 
     def _whole_pool(self, program_id: str, name: str) -> Pool:
         shards = self._shards(program_id, name)
         left = {int(shard["sk"]): shard["left"] for shard in shards}
-        return Pool(left, whole=True, version=shards[0]["version"] if shards else 0)
+        slots = {int(shard["sk"]): _slots(shard) for shard in shards}
+        return Pool(left, True, shards[0]["version"] if shards else 0, slots)
 
     def _shards(self, program_id: str, name: str) -> list[dict[str, Any]]:
         return self.records_of(_budget_key(program_id, name))
@@ -941,7 +954,9 @@ class Store:
             left = rebalanced(before, change)
             requests: list[Any] = []
             for number, points in enumerate(left):
-                fields = {"left": points, "total": total, "version": version}
+                seen = shards[number] if shards else {}
+                fields = {name: seen[name] for name in _slots(seen).values()}
+                fields |= {"left": points, "total": total, "version": version}
                 record = Record(_budget_key(program_id, name), str(number), fields)
                 condition = _FREE
                 if shards:
@@ -962,11 +977,38 @@ class Store:
     def _any_shard(self) -> int:
         return min(int(self._jitter() * SHARDS), SHARDS - 1)
 
+    def lapsed(self, program_id: str, name: str, now: int) -> dict[str, int]:
+        """Pieces of a stock that holds keep which had lapsed by `now`, by member: those that its
+        shards remember, and not more than a few. One read unit, and half of one for each member."""
+        holders = [
+            holder.partition("#")
+            for shard in self._shards(program_id, name)
+            for holder in map(shard.get, _slots(shard).values())
+            if holder
+        ]
+        members = list(dict.fromkeys(m for until, _, m in holders if int(until) <= now))
+        begin = int(self._jitter() * len(members))  # others look at others
+        kept: dict[str, int] = {}
+        for member_id in (members[begin:] + members[:begin])[:LAPSED_LOOKS]:
+            account = self.account(program_id, member_id)
+            holds = [hold for hold, _ in account.holds] if account else []
+            mine = [h for h in holds if h.until <= now and stock_id(h.reward) == name]
+            if mine:
+                kept[member_id] = sum(hold.drew for hold in mine)
+        return kept
+
     def _draw(
-        self, program_id: str, name: str, shard: int, points: int, pool: Pool
+        self, program_id: str, name: str, shard: int, points: int, pool: Pool, holder: str | None
     ) -> dict[str, Any]:
+        """The write of a draw; the shard remembers the `holder` of what is drawn, if any."""
+        names = {"#l": "left"}
         values = {":n": {"N": str(points)}}
+        change = "SET #l = #l - :n"
         condition = "#l >= :n"
+        if holder is not None and points > 0:
+            change += ", #w = :w"
+            names["#w"] = f"w{slot(pool.slots.get(shard, ()), self._jitter())}"
+            values[":w"] = {"S": holder}
         if points < 0:
             # The shard that lacked the most does so only until the total is spread anew.
             condition = "version = :v"
@@ -975,9 +1017,9 @@ class Store:
             "Update": {
                 "TableName": self._records,
                 "Key": {"pk": {"S": _budget_key(program_id, name)}, "sk": {"S": str(shard)}},
-                "UpdateExpression": "SET #l = #l - :n",
+                "UpdateExpression": change,
                 "ConditionExpression": condition,
-                "ExpressionAttributeNames": {"#l": "left"},
+                "ExpressionAttributeNames": names,
                 "ExpressionAttributeValues": values,
             }
         }
@@ -1175,6 +1217,11 @@ def _put(table: str, item: Item, condition: Mapping[str, Any]) -> dict[str, Any]
 def miss_key(program_id: str, who: str) -> tuple[str, str]:
     """Where is kept how often things went wrong for somebody lately: `window` and `misses`."""
     return f"{program_id}#misses#{sha256(who.encode()).hexdigest()[:32]}", "misses"
+
+
+def _slots(shard: Mapping[str, Any]) -> dict[int, str]:
+    """The slots of a shard that remember a hold, and the names under which they do."""
+    return {n: f"w{n}" for n in range(SLOTS) if f"w{n}" in shard}
 
 
 def _program_key(program_id: str) -> str:
