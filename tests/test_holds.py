@@ -811,6 +811,22 @@ def test_of_64_that_want_four_abandoned_pieces_four_get_one(house: House, client
     assert all(balances[who] == (100, 0) for who in members)
 
 
+@pytest.mark.parametrize("at", [0, 1, 2])
+@pytest.mark.parametrize("fault", ["answer lost", "request lost", "conflict"])
+def test_a_lost_answer_on_the_way_to_an_abandoned_piece_leaves_one_effect(
+    house: House, fault: Fault, at: int
+) -> None:
+    house.open("ana", "ben", rewards=[ONE])
+    hold("ana", "cart", reward_id="one")
+    with house.on(30):
+        house.faults.follow({at: fault}, of="TransactWriteItems")
+        answer = workers.insist(workers.redeem("ben", "till", reward_id="one"))
+        assert (answer.status, answer.body["balance"]) == (201, 60)
+        house.faults.heal()
+        assert edge.store().budget("shop", stock_id("one")) == 0
+    assert house.balances() == {"ana": (100, 0), "ben": (60, 0)}
+
+
 def test_a_shard_that_remembers_as_many_holds_as_it_can_stays_below_a_kilobyte(
     house: House,
 ) -> None:
