@@ -2,92 +2,185 @@
 
     python -m tools.bench_sweep [--accounts 1000000] [--due 0.01] [--write]
 
-Accounts are put into a fresh local engine, a part of them with points that expire today. Workers,
-each a process of its own as a Lambda would be, work off the segments by the handler's own code. The
-first workers are killed when a third of what is due is written down; others begin anew and finish;
-then a pass with nothing due is measured, and everything is counted.
+Accounts are written as DynamoDB would export them, and the engine imports them; a part of them has
+points that expire today. Workers, each a process of its own as a Lambda would be, work off the
+segments by the handler's own code. The first workers are killed when a third of what is due is
+written down; others begin anew and finish; then a pass with nothing due is measured, and everything
+is counted. Beside it stands what an index on the due date would cost, by a table that has one.
 """
 
 from __future__ import annotations
 
 import argparse
+import base64
+import gzip
+import json
 import multiprocessing
 import os
 import platform
+import queue
 import resource
+import subprocess
 import sys
 import tempfile
 import time
-from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, date, datetime
+from functools import cache
 from pathlib import Path
 from typing import Any
 
 from loyalty import edge
-from loyalty.dates import day_number, milliseconds
-from loyalty.model import Account
+from loyalty.dates import day_number, milliseconds, window
+from loyalty.limits import token
+from loyalty.lots import due_on
+from loyalty.model import Account, Counts
+from loyalty.program import Program, publishable
+from loyalty.store import Unavailable, connect
 from loyalty.wire import account_item
 from tools import meter
 from tools.bench import told
-from tools.engine import LOCAL_CREDENTIALS, Engine, Tables, create_tables
+from tools.engine import LOCAL_CREDENTIALS, Engine, Tables, binary, create_tables
+from tools.template import Template
 
 NOW = datetime(2026, 6, 1, 0, 5, tzinfo=UTC)
 TODAY = day_number(NOW.date())
 POINTS = 100
 SEGMENTS = 8
 WORKERS = 2
+POLL_SECONDS = 2
+SHARDS = 10
+"""Keys over which an index would have to spread the accounts that are due on one day."""
 READ_PRICE, WRITE_PRICE = 0.125, 0.625
 """Dollars per million units, on demand, us-east-1."""
+PREFIX = "bench-sweep"
+PROGRAM: dict[str, Any] = {
+    "program_id": "bench",
+    "name": "Bench",
+    "currency": "EUR",
+    "time_zone": "Europe/Paris",
+    "expiry": [{"after": "P12M"}],
+    "tiers": {
+        "window": {"calendar": "year"},
+        "downgrade": {"steps": "one"},
+        "levels": [{"tier_id": "base", "at": 0}, {"tier_id": "silver", "at": 200}],
+    },
+}
 
 
 @dataclass(frozen=True, slots=True)
 class Pass:
-    """What a pass took: wall seconds, units, accounts written down, megabytes of the largest
-    worker."""
+    """What a pass took: wall seconds, seconds of CPU of all workers, units, accounts written down,
+    pages that were begun again since the engine did not answer, megabytes of the largest worker."""
 
     seconds: float
+    cpu: float
     read: float
     write: float
     swept: int
+    again: int
     megabytes: float
 
 
+@cache
+def program() -> Program:
+    return publishable(PROGRAM)
+
+
 def account(number: int, is_due: bool) -> Account:
-    """A member of a usual size: three lots, one of them due today or none."""
+    """A member of a usual size: three lots, one of them due today or none, a tier, counters."""
     first = TODAY if is_due else TODAY + 30
-    lots = ((first, POINTS), (first + 61, 250), (first + 153, 75))
-    return Account(
+    month = window("month", NOW.date())
+    unsaved = Account(
         program_id="bench",
         member_id=f"member-{number:08}",
         seq=7,
-        lots=lots,
+        lots=((first, POINTS), (first + 61, 250), (first + 153, 75)),
         lifetime=1900,
+        counters={"month": Counts(month, {token("scan", "corner"): 3, token("rule", "review"): 1})},
         joined_on=TODAY - 500,
+        birthday=1015,
+        qualifying=((day_number(date(2026, 1, 1)), 325),),
+        tier="silver",
+        tier_until=day_number(date(2028, 1, 1)),
         active_on=TODAY - 20,
-        due_on=first,
         recorded_at=milliseconds(NOW) - 20 * 86_400_000,
         hash=bytes(32),
     )
+    return replace(unsaved, due_on=due_on(program(), unsaved))
 
 
-def load(engine: Engine, tables: Tables, accounts: int, due: int) -> float:
-    """Put the accounts; the seconds it took."""
-    client = engine.client(parameter_validation=False)
+def load(folder: Path, database: Path, accounts: int, due: int) -> float:
+    """Let the engine import the accounts into a new database; the seconds it took."""
     begun = time.monotonic()
+    table = f"{PREFIX}-accounts"
+    files = folder / "export" / table / "data"
+    files.mkdir(parents=True)
+    schema = folder / "schema.json"
+    described = {"TableName": table, **Template.load().tables()["AccountsTable"]}
+    schema.write_text(json.dumps([{"Table": described}]))
+    # All are alike but for their ids: written out once, the rest is text.
+    like = account(0, False), account(0, True)
+    calm, is_due = (
+        json.dumps({"Item": account_item(each)}, default=_base64) + "\n" for each in like
+    )
     every = accounts // due
-
-    def batch(start: int) -> None:
-        numbers = range(start, min(start + 25, accounts))
-        puts = [{"PutRequest": {"Item": account_item(account(n, n % every == 0))}} for n in numbers]
-        left: Any = {tables.accounts: puts}
-        while left:
-            left = client.batch_write_item(RequestItems=left).get("UnprocessedItems")
-
-    with ThreadPoolExecutor(8) as pool:
-        for _ in pool.map(batch, range(0, accounts, 25)):
-            pass
+    with gzip.open(files / "1.json.gz", "wt", compresslevel=1) as lines:
+        for number in range(accounts):
+            line = calm if number % every else is_due
+            lines.write(line.replace("member-00000000", f"member-{number:08}"))
+    source = ["--source", str(folder / "export"), "--schema", str(schema)]
+    command = [str(binary()), "import", *source, "--output", str(database)]
+    subprocess.run(command, check=True, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     return time.monotonic() - begun
+
+
+def _base64(value: bytes) -> str:
+    return base64.b64encode(value).decode()
+
+
+def index_units(engine: Engine) -> tuple[float, float, float]:
+    """What an index on the due date costs, of a table that has one beside one that has not:
+    (write units for each due date that is new, for each that moves, read units of a query that
+    finds nothing due)."""
+    client = engine.client(parameter_validation=False)
+    spent: dict[str, list[float]] = {}
+    plain = Template.load().tables()["AccountsTable"]
+    keys = [{"AttributeName": "s", "KeyType": "HASH"}, {"AttributeName": "u", "KeyType": "RANGE"}]
+    index = {
+        "IndexName": "due",
+        "KeySchema": keys,
+        "Projection": {"ProjectionType": "KEYS_ONLY"},
+    }
+    indexed = plain | {
+        "AttributeDefinitions": [
+            *plain["AttributeDefinitions"],
+            {"AttributeName": "s", "AttributeType": "N"},
+            {"AttributeName": "u", "AttributeType": "N"},
+        ],
+        "GlobalSecondaryIndexes": [index],
+    }
+    for name, request in (("index-plain", plain), ("index-due", indexed)):
+        client.create_table(TableName=name, **request)
+        item = account_item(account(1, False)) | {"s": {"N": "1"}}
+        moved = item | {"u": {"N": str(TODAY + 91)}}
+        spent[name] = []
+        for each in (item, moved):
+            answer = client.transact_write_items(
+                TransactItems=[{"Put": {"TableName": name, "Item": each}}],
+                ReturnConsumedCapacity="TOTAL",
+            )
+            spent[name].append(answer["ConsumedCapacity"][0]["CapacityUnits"])
+    found = client.query(
+        TableName="index-due",
+        IndexName="due",
+        KeyConditionExpression="s = :s AND u <= :t",
+        ExpressionAttributeValues={":s": {"N": "1"}, ":t": {"N": str(TODAY)}},
+        ReturnConsumedCapacity="TOTAL",
+    )
+    assert not found["Items"]
+    new, moved_ = (a - b for a, b in zip(spent["index-due"], spent["index-plain"], strict=True))
+    return new, moved_, found["ConsumedCapacity"]["CapacityUnits"]
 
 
 def environment(engine: Engine, tables: Tables) -> dict[str, str]:
@@ -109,9 +202,11 @@ def work(segments: list[int], report: Any) -> None:
 
     edge.clock = lambda: NOW
     store = edge.store()
+    # In the engine a write waits for the page that another worker reads.
+    store.client = connect(edge.SCAN_SECONDS)
     meter.attach(store.client)
     meter.attach(store._scanner)
-    swept = 0
+    swept = again = 0
 
     def counted(name: str, by: int = 1) -> None:
         nonlocal swept
@@ -123,11 +218,16 @@ def work(segments: list[int], report: Any) -> None:
         for segment in segments:
             start = None
             while True:
-                start, _ = expire._sweep_page(segment, SEGMENTS, start)
+                try:
+                    start, _ = expire._sweep_page(segment, SEGMENTS, start)
+                except Unavailable:
+                    again += 1  # its message would come again
+                    continue
                 if start is None:
                     break
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
-    report.put((float(used.read), float(used.write), swept, peak))
+    own = resource.getrusage(resource.RUSAGE_SELF)
+    cpu, peak = own.ru_utime + own.ru_stime, own.ru_maxrss / 1024
+    report.put((cpu, float(used.read), float(used.write), swept, again, peak))
 
 
 def begin(report: Any) -> list[Any]:
@@ -147,15 +247,19 @@ def swept_pass() -> Pass:
     report = multiprocessing.get_context("spawn").Queue()
     begun = time.monotonic()
     started = begin(report)
-    told = [report.get() for _ in started]
+    told: list[tuple[float, ...]] = []
+    while len(told) < len(started):
+        try:
+            told.append(report.get(timeout=POLL_SECONDS))
+        except queue.Empty:
+            if any(process.exitcode for process in started):
+                raise RuntimeError("a worker has ended before its work was done") from None
     for process in started:
         process.join()
+    seconds = time.monotonic() - begun
+    cpu, read, write, swept, again, peaks = zip(*told, strict=True)
     return Pass(
-        time.monotonic() - begun,
-        sum(row[0] for row in told),
-        sum(row[1] for row in told),
-        sum(row[2] for row in told),
-        max(row[3] for row in told),
+        seconds, sum(cpu), sum(read), sum(write), int(sum(swept)), int(sum(again)), max(peaks)
     )
 
 
@@ -164,7 +268,7 @@ def killed_pass(client: Any, tables: Tables, at: int) -> int:
     report = multiprocessing.get_context("spawn").Queue()
     started = begin(report)
     while written(client, tables) < at and any(process.is_alive() for process in started):
-        time.sleep(0.5)
+        time.sleep(POLL_SECONDS)
     for process in started:
         process.kill()
         process.join()
@@ -193,56 +297,92 @@ def outstanding(client: Any, tables: Tables) -> tuple[int, int]:
 def measured(accounts: int, share: float) -> str:
     """The table of one run."""
     due = max(1, int(accounts * share))
-    with tempfile.TemporaryDirectory() as folder, Engine(Path(folder) / "bench.db") as engine:
-        tables = create_tables(engine.endpoint, "bench-sweep")
-        os.environ.update(environment(engine, tables))
-        edge.store.cache_clear()
-        document = {
-            "program_id": "bench",
-            "name": "Bench",
-            "currency": "EUR",
-            "time_zone": "Europe/Paris",
-            "expiry": [{"after": "P12M"}],
-        }
-        published = edge.store().publish(
-            "bench", document, number=1, now=0, delay=edge.publish_delay(), by="bench"
-        )
-        assert published
-        client = engine.client(parameter_validation=False)
-        loading = load(engine, tables, accounts, due)
-        killed = killed_pass(client, tables, due // 3)
-        rest = swept_pass()
-        nothing = swept_pass()
-        entries = written(client, tables)
-        left = outstanding(client, tables)
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        database = folder / "bench.db"
+        loading = load(folder, database, accounts, due)
+        with Engine(database) as engine:
+            return _measured(engine, accounts, due, loading)
+
+
+def _measured(engine: Engine, accounts: int, due: int, loading: float) -> str:
+    tables = create_tables(engine.endpoint, PREFIX)
+    client = engine.client(parameter_validation=False)
+    # Nobody listens here, and with its stream the engine takes longer for each write than for the
+    # one before.
+    client.update_table(TableName=tables.ledger, StreamSpecification={"StreamEnabled": False})
+    os.environ.update(environment(engine, tables))
+    edge.store.cache_clear()
+    published = edge.store().publish(
+        "bench", PROGRAM, number=1, now=0, delay=edge.publish_delay(), by="bench"
+    )
+    assert published
+    killed = killed_pass(client, tables, due // 3)
+    rest = swept_pass()
+    nothing = swept_pass()
+    entries = written(client, tables)
+    left = outstanding(client, tables)
     expected = len(range(0, accounts, accounts // due))
     assert entries == expected, f"{entries} entries for {expected} accounts that were due"
     assert left == (0, 0), f"still due: {left}"
-    assert rest.swept == expected - killed, "what was written before the kill was written again"
+    assert rest.swept <= expected - killed, "what was written before the kill was written again"
     assert nothing.swept == 0
-    per_account = nothing.read / accounts
-    ten_million = per_account * 10_000_000
+    return told_of(accounts, expected, loading, killed, rest, nothing, index_units(engine))
+
+
+def told_of(
+    accounts: int,
+    due: int,
+    loading: float,
+    killed: int,
+    rest: Pass,
+    nothing: Pass,
+    index: tuple[float, float, float],
+) -> str:
+    """The table, and the arithmetic to ten million."""
+    ten_million = nothing.read / accounts * 10_000_000
+    a_pass = ten_million / 1e6 * READ_PRICE
+    each = rest.write / max(1, rest.swept)
+    new, moved, query = index
     rows = [
-        "| | seconds | read units | write units | accounts written | peak memory of a worker, MB |",
-        "|--|--:|--:|--:|--:|--:|",
-        f"| begun anew after the kill | {rest.seconds:.0f} | {rest.read:,.0f} | {rest.write:,.0f}"
-        f" | {rest.swept:,} | {rest.megabytes:.0f} |",
-        f"| nothing due | {nothing.seconds:.0f} | {nothing.read:,.0f} | {nothing.write:,.0f}"
-        f" | {nothing.swept:,} | {nothing.megabytes:.0f} |",
+        "| | seconds | of them CPU of the workers | read units | write units | accounts written"
+        " | peak memory of a worker, MB |",
+        "|--|--:|--:|--:|--:|--:|--:|",
+        _row("begun anew after the kill", rest),
+        _row("nothing due", nothing),
         "",
-        f"{accounts:,} accounts, {expected:,} of them due; loaded in {loading:.0f} s. Killed"
-        f" (SIGKILL, {WORKERS} workers) when {killed:,} were written; in the end {entries:,}"
-        " entries stand in the ledger, one for each that was due, and nothing is due.",
+        f"{accounts:,} accounts, {due:,} of them due; loaded in {loading:.0f} s. Killed"
+        f" (SIGKILL, {WORKERS} workers) when {killed:,} were written; in the end {due:,}"
+        " entries stand in the ledger, one for each that was due, and nothing is due."
+        f" {rest.again + nothing.again} pages were begun again since the engine did not answer.",
         "",
-        f"A pass reads {per_account:.3f} units for each account: {ten_million:,.0f} units and"
-        f" {ten_million / 1e6 * READ_PRICE:.3f} dollars at ten million, due or not. Writing one"
-        f" down takes {rest.write / max(1, rest.swept):.1f} write units: with 1 % due,"
-        f" {100_000 * rest.write / max(1, rest.swept) / 1e6 * WRITE_PRICE:.2f} dollars.",
+        f"To ten million: a pass reads {nothing.read / accounts:.4f} units for each account"
+        f" ({nothing.read * 8192 / accounts:.0f} bytes, 8 KB a unit), {ten_million:,.0f} units and"
+        f" {a_pass:.3f} dollars, due or not; {a_pass * 730:.0f} dollars a month at one an hour."
+        f" Writing one down takes {each:.1f} write units: with 1 % due,"
+        f" {100_000 * each / 1e6 * WRITE_PRICE:.2f} dollars. The workers' own CPU is"
+        f" {nothing.cpu / accounts * 1e7:.0f} s for a pass and"
+        f" {(rest.cpu - nothing.cpu) / max(1, rest.swept) * 1000:.1f} ms for each account written.",
+        "",
+        f"Beside it an index on the due date, in {SHARDS} shards: a pass with nothing due reads"
+        f" {SHARDS * query:.0f} units, whatever the number of accounts, and every command that"
+        f" sets a due date costs {new:.0f} write unit more, one that moves it {moved:.0f}. A month"
+        f" of scans costs as much as {a_pass * 730 / WRITE_PRICE / moved:.1f} million due dates"
+        f" that move, {a_pass * 730 / WRITE_PRICE / moved / 10:.1f} for each of ten million"
+        " members.",
         "",
         f"Measured on {date.today().isoformat()}: {platform.machine()}, CPython"  # noqa: DTZ011  # the day of the measurement, wherever
-        f" {platform.python_version()}, two cores, {WORKERS} workers, {SEGMENTS} segments.",
+        f" {platform.python_version()}, two cores, {WORKERS} workers, {SEGMENTS} segments;"
+        f" load average at the end {os.getloadavg()[0]:.1f}.",
     ]
     return "\n".join(rows)
+
+
+def _row(name: str, done: Pass) -> str:
+    return (
+        f"| {name} | {done.seconds:.0f} | {done.cpu:.0f} | {done.read:,.1f} | {done.write:,.0f}"
+        f" | {done.swept:,} | {done.megabytes:.0f} |"
+    )
 
 
 def main() -> int:
