@@ -273,7 +273,7 @@ def test_a_lost_race_and_then_a_lost_answer_leave_one_effect(stage: Stage, name:
 @pytest.mark.parametrize("fault", SURVIVED)
 def test_a_sweep_that_breaks_off_comes_again_and_writes_once(stage: Stage, fault: Fault) -> None:
     """Its client is the queue, which brings back a message that was reported as failed."""
-    message = {"scheduled_time": "", "segment": 0, "segments": 1, "start": None}
+    message = {"scheduled_time": "2027-05-01T00:04:00Z", "segment": 0, "segments": 1}
     event = {"Records": [{"messageId": "1", "body": json.dumps(message)}]}
     later = NOON + timedelta(days=420)
     context = mock.Mock(get_remaining_time_in_millis=lambda: 60_000)

@@ -706,7 +706,7 @@ def test_a_sweep_brings_back_the_pieces_of_lapsed_holds(house: House) -> None:
     hold("ana", "cart-a", reward_id="coffee")
     hold("ben", "cart-b", reward_id="coffee")
     assert edge.store().budget("shop", stock_id("coffee")) == 3
-    message = {"scheduled_time": "", "segment": 0, "segments": 1, "start": None}
+    message = {"scheduled_time": "", "segment": 0, "segments": 1}
     event = {"Records": [{"messageId": "1", "body": workers.json.dumps(message)}]}
 
     class Context:

@@ -102,7 +102,7 @@ ACCESS: dict[str, set[str]] = {
     "balance": READ,
     "members": READ | COMMIT | DRAW | REMOVE | {"PutItem RecordsTable"},
     "admin": READ_RECORDS | {"PutItem RecordsTable"},
-    "expire": READ | COMMIT | DRAW | {"Scan AccountsTable"},
+    "expire": READ | COMMIT | DRAW | {"Scan AccountsTable", "PutItem RecordsTable of #sweep"},
     "stream": {
         f"{action} LedgerTable.StreamArn"
         for action in ("DescribeStream", "GetRecords", "GetShardIterator")
@@ -171,17 +171,20 @@ def table_access(template: Template, module: str) -> set[str]:
     """As in ACCESS."""
     access = set()
     for statement in statements(template, module):
-        condition = statement.get("Condition")
-        if condition is not None:
-            in_transaction = {"dynamodb:EnclosingOperation": "TransactWriteItems"}
-            assert condition == {"StringEquals": in_transaction}
+        condition, where = statement.get("Condition"), ""
+        match condition:
+            case None:
+                pass
+            case {"ForAllValues:StringEquals": {"dynamodb:LeadingKeys": [partition]}}:
+                where = f" of {partition}"
+            case _:
+                in_transaction = {"dynamodb:EnclosingOperation": "TransactWriteItems"}
+                assert condition == {"StringEquals": in_transaction}
+                where = " in a transaction"
         for action in listed(statement["Action"]):
             service, _, name = action.partition(":")
             if service == "dynamodb":
-                access |= {
-                    f"{name} {target(arn)}{' in a transaction' if condition else ''}"
-                    for arn in listed(statement["Resource"])
-                }
+                access |= {f"{name} {target(arn)}{where}" for arn in listed(statement["Resource"])}
     return access
 
 
@@ -570,9 +573,13 @@ def test_each_queue_of_dead_letters_has_an_alarm(template: Template) -> None:
         assert ("AWS/SQS", "ApproximateNumberOfMessagesVisible", watched) in alarms(template)
 
 
-def test_a_sweep_that_falls_behind_has_an_alarm(template: Template) -> None:
-    watched = json.dumps({"Fn::GetAtt": "SweepQueue.QueueName"})
-    assert ("AWS/SQS", "ApproximateAgeOfOldestMessage", watched) in alarms(template)
+def test_a_sweep_that_falls_behind_or_does_not_run_has_an_alarm(template: Template) -> None:
+    service = json.dumps(environment(template, "expire")["POWERTOOLS_SERVICE_NAME"])
+    assert ("Loyalty", "SweepLagSeconds", service) in alarms(template)
+    alarm = resource(template, "SweepBehindAlarm")
+    assert (alarm["Statistic"], alarm["Threshold"]) == ("Maximum", 7200)
+    # Each period of an hour has a sweep in it; silence is the worst that it can say.
+    assert (alarm["Period"], alarm["TreatMissingData"]) == (3600, "breaching")
 
 
 def test_faults_of_the_api_and_changes_of_the_ledger_have_alarms(template: Template) -> None:
@@ -585,7 +592,8 @@ def test_alarms_are_sent_where_an_address_is_given_and_stay_quiet_without_data(
     template: Template,
 ) -> None:
     for logical_id, alarm in resources(template, "AWS::CloudWatch::Alarm").items():
-        assert alarm["TreatMissingData"] == "notBreaching", logical_id
+        if logical_id != "SweepBehindAlarm":
+            assert alarm["TreatMissingData"] == "notBreaching", logical_id
         assert alarm["AlarmActions"]["Fn::If"][:2] == ["HasAlarmEmail", [{"Ref": "AlarmTopic"}]]
 
 

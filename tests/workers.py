@@ -614,7 +614,7 @@ class House:
 
     def sweep(self) -> None:
         """The scheduled sweep of all accounts."""
-        body = json.dumps({"segment": 0, "segments": 1, "start": None})
+        body = json.dumps({"segment": 0, "segments": 1})
         context = mock.Mock(get_remaining_time_in_millis=lambda: 900_000)
         handler = importlib.import_module("expire").handler
         answer = handler({"Records": [{"messageId": "1", "body": body}]}, context)

@@ -16,7 +16,7 @@ import uuid
 from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from datetime import datetime
+from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -143,6 +143,7 @@ class Sweep:
         self._queues = queues
         self._now = now
         self._one_at_a_time = threading.Lock()
+        self._last: datetime | None = None
 
     def run(self) -> dict[str, int]:
         """Sweep to the end. `messages`: delivered and done; `retried`; `dead`: given up.
@@ -152,7 +153,8 @@ class Sweep:
         counts = {"messages": 0, "retried": 0, "dead": 0}
         with self._one_at_a_time:
             for schedule in self._schedules:
-                self._runtime.invoke(schedule.function, schedule_event(schedule, self._now()))
+                at = self._scheduled_time()
+                self._runtime.invoke(schedule.function, schedule_event(schedule, at))
             for name, source in self._queues.sources.items():
                 while batch := self._queues.take(name, source.batch_size):
                     failed = self._deliver(source, batch)
@@ -165,6 +167,14 @@ class Sweep:
                             counts["dead"] += 1
                             log.error("Given up after %d times: %s", message.receives, message.body)
         return counts
+
+    def _scheduled_time(self) -> datetime:
+        """Now, as a schedule would have it: each is another one, also while the clock stands."""
+        now = self._now().replace(microsecond=0)
+        if self._last is not None:
+            now = max(now, self._last + timedelta(seconds=1))
+        self._last = now
+        return now
 
     def _deliver(self, source: Source, batch: list[Message]) -> list[Message]:
         """Those of the messages that failed."""

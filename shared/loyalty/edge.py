@@ -68,7 +68,8 @@ def clock() -> datetime:
 
 
 def count(name: str, by: int = 1) -> None:
-    """Add to a metric of the invocation; it is emitted when the invocation ends."""
+    """Add to a metric of the invocation; it is emitted when the invocation ends. Seconds where its
+    name says so."""
     _counted.get()[name] += by
 
 
@@ -86,7 +87,8 @@ def counting() -> Iterator[None]:
         _counted.reset(token)
         metrics = EphemeralMetrics(namespace=METRICS_NAMESPACE)
         for name, number in counted.items():
-            metrics.add_metric(name, MetricUnit.Count, number)
+            unit = MetricUnit.Seconds if name.endswith("Seconds") else MetricUnit.Count
+            metrics.add_metric(name, unit, number)
         if counted:
             metrics.flush_metrics()
 

@@ -146,6 +146,16 @@ class Version:
 
 
 @dataclass(frozen=True, slots=True)
+class DuePage:
+    """Accounts on which something may be due; the programs of those that nobody can read; where
+    the next page starts, None after the last."""
+
+    accounts: list[Account]
+    unreadable: list[str]
+    following: Item | None
+
+
+@dataclass(frozen=True, slots=True)
 class _Moved:
     """Why a transaction failed: accounts that were no longer as seen; whether the key was free."""
 
@@ -396,7 +406,14 @@ class Store:
         """Put a record under a key not yet taken; False if it is."""
         item = _record_item(record)
         try:
-            self._read(lambda: self.client.put_item(TableName=self._records, Item=item, **_FREE))
+            self._read(
+                lambda: self.client.put_item(
+                    TableName=self._records,
+                    Item=item,
+                    ReturnConsumedCapacity="TOTAL",
+                    **_FREE,
+                )
+            )
         except ClientError as error:
             if error.response["Error"]["Code"] != "ConditionalCheckFailedException":
                 raise
@@ -483,10 +500,9 @@ class Store:
 
     def due_accounts(
         self, today: int, feasts: Sequence[int], segment: int, segments: int, start: Item | None
-    ) -> tuple[list[Account], Item | None]:
+    ) -> DuePage:
         """One page of a segment of all accounts: those due by `today` or with a birthday or an
-        anniversary on one of `feasts` (MMDD), and where to go on. What is filtered out costs the
-        same reads."""
+        anniversary on one of `feasts` (MMDD). What is filtered out costs the same reads."""
         names = [f":f{i}" for i in range(len(feasts))]
         days = ", ".join(names)
         request: dict[str, Any] = {
@@ -503,7 +519,13 @@ class Store:
         if start:
             request["ExclusiveStartKey"] = start
         answer = self._read(lambda: self._scanner.scan(**request))
-        return [account_of(item) for item in answer["Items"]], answer.get("LastEvaluatedKey")
+        accounts, unreadable = [], []
+        for item in answer["Items"]:
+            try:
+                accounts.append(account_of(item))
+            except (Broken, LookupError, ValueError):
+                unreadable.append(str(item["pk"]["S"]).partition("#")[0])
+        return DuePage(accounts, unreadable, answer.get("LastEvaluatedKey"))
 
     # Programs
 

@@ -1,0 +1,277 @@
+"""The sweep as a job: it happens once for each scheduled time, and loses nothing on the way."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from datetime import timedelta
+from typing import Any
+from unittest import mock
+
+import pytest
+
+import expire
+from loyalty import edge
+from loyalty.store import Unavailable
+from tests import workers
+from tests.programs import shop, smallest
+from tests.workers import NOON, House, done
+from tools.engine import Engine, Tables
+
+JOB = "2027-05-01T00:04:00Z"
+LATER = 420  # days; all points are gone by then
+KILOBYTES = 300
+
+type Message = dict[str, Any]
+
+
+class Sweep:
+    """A shop of five members whose points have expired, in more than one page, and the queue."""
+
+    def __init__(self, house: House) -> None:
+        self.house = house
+        self.queue: list[Message] = []
+        self.fails_to_send = 0
+        self.time_left = 900_000
+
+    def send(self, _url: str, bodies: list[Message]) -> None:
+        if self.fails_to_send:
+            self.fails_to_send -= 1
+            raise Unavailable("the queue does not answer")
+        self.queue += json.loads(json.dumps(bodies))
+
+    def schedule(self, at: str = JOB) -> int:
+        """Fire the schedule; how many messages it says it sent."""
+        answer: dict[str, int] = expire.handler({"scheduled_time": at}, self)
+        return answer["segments"]
+
+    def deliver(self, message: Message) -> bool:
+        """Whether the message is done with."""
+        record = {"messageId": "1", "body": json.dumps(message)}
+        return expire.handler({"Records": [record]}, self) == {"batchItemFailures": []}
+
+    def get_remaining_time_in_millis(self) -> int:
+        return self.time_left
+
+    def standing(self, segment: int = 0, job: str = JOB) -> dict[str, Any]:
+        found = edge.store().record(expire.JOBS, f"{job}#{segment:04}")
+        assert found
+        return found
+
+    def swept(self) -> int:
+        """How many members' points have been written off, each of them once."""
+        members = workers.proved(self.house.direct, self.house.tables)
+        kinds = [[entry.kind for entry in entries] for _, entries in members.values()]
+        assert all(each.count("expire") <= 1 for each in kinds)
+        return sum("expire" in each for each in kinds)
+
+
+def fatten(house: House) -> None:
+    """Make the accounts so large that a page of a scan holds few of them."""
+    for page in house.direct.get_paginator("scan").paginate(TableName=house.tables.accounts):
+        for item in page["Items"]:
+            house.direct.put_item(
+                TableName=house.tables.accounts,
+                Item=item | {"filler": {"S": "x" * KILOBYTES * 1024}},
+            )
+
+
+@pytest.fixture
+def sweep(engine: Engine, tables: Tables, monkeypatch: pytest.MonkeyPatch) -> Iterator[Sweep]:
+    house = House(engine, tables)
+    with house.on(-1):
+        done(workers.publish(shop()))
+    with house.on(0):
+        for member_id in ("ana", "ben", "cleo", "dan", "eve"):
+            done(workers.enrol(member_id))
+    fatten(house)
+    sweep = Sweep(house)
+    monkeypatch.setattr(expire, "send_messages", sweep.send)
+    monkeypatch.setattr(expire, "sweep_queue", lambda: ("queue", 1))
+    with house.on(LATER):
+        yield sweep
+
+
+# The schedule
+
+
+def test_a_schedule_that_fires_twice_fans_out_once(
+    sweep: Sweep, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(expire, "sweep_queue", lambda: ("queue", 3))
+    assert [sweep.schedule(), sweep.schedule()] == [3, 0]
+    assert sorted(message["segment"] for message in sweep.queue) == [0, 1, 2]
+    assert sweep.schedule("2027-05-01T01:04:00Z") == 3, "the next hour is another job"
+
+
+def test_a_schedule_that_crashes_before_it_has_sent_loses_nothing(
+    sweep: Sweep, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sweep.fails_to_send = 1
+    with pytest.raises(Unavailable):
+        sweep.schedule()
+    assert not sweep.queue
+    # A new number of segments is the next job's: two of one job would overlap and leave gaps.
+    monkeypatch.setattr(expire, "sweep_queue", lambda: ("queue", 7))
+    assert sweep.schedule() == 1
+    assert sweep.queue == [{"scheduled_time": JOB, "segment": 0, "segments": 1}]
+
+
+def test_a_schedule_without_a_time_is_named_by_the_clock(sweep: Sweep) -> None:
+    expire.handler({}, sweep)
+    now = (NOON + timedelta(days=LATER)).isoformat().replace("+00:00", "Z")
+    assert sweep.queue[0]["scheduled_time"] == now
+
+
+# Messages
+
+
+def test_a_message_goes_on_where_its_segment_stands(sweep: Sweep) -> None:
+    sweep.schedule()
+    sweep.time_left = 0
+    rounds = 0
+    while sweep.queue:
+        assert sweep.deliver(sweep.queue.pop(0))
+        rounds += 1
+        assert sweep.standing()["pages"] == rounds
+    assert rounds > 1
+    assert sweep.standing()["done"] == 1
+    assert sweep.swept() == 5
+
+
+def test_a_message_of_a_segment_that_is_done_reads_no_account(sweep: Sweep) -> None:
+    sweep.schedule()
+    [message] = sweep.queue
+    assert sweep.deliver(message)
+    with mock.patch.object(edge.store(), "due_accounts", side_effect=AssertionError):
+        assert sweep.deliver(message)
+    assert sweep.swept() == 5
+
+
+def test_a_message_that_was_cut_off_goes_on_at_the_page_it_was_in(sweep: Sweep) -> None:
+    sweep.schedule()
+    [message] = sweep.queue
+    store = edge.store()
+    read = store.due_accounts
+    starts: list[Any] = []
+
+    def second_page_fails(*arguments: Any) -> Any:
+        starts.append(arguments[-1])
+        if len(starts) == 2:
+            raise Unavailable("cut off")
+        return read(*arguments)
+
+    with mock.patch.object(store, "due_accounts", second_page_fails):
+        assert not sweep.deliver(message)
+        written = sweep.swept()
+        assert 0 < written < 5
+        assert sweep.deliver(message)
+    assert starts[0] is None
+    assert starts[1] == starts[2]
+    assert starts[1] is not None
+    assert sweep.swept() == 5
+
+
+def test_of_two_that_work_on_one_segment_one_stops_and_looks_again_later(sweep: Sweep) -> None:
+    sweep.schedule()
+    [message] = sweep.queue
+    store = edge.store()
+    read = store.due_accounts
+    met = False
+
+    def meets_another(*arguments: Any) -> Any:
+        nonlocal met
+        if not met:
+            met = True
+            assert sweep.deliver(message), "the other one does all of it"
+        return read(*arguments)
+
+    with mock.patch.object(store, "due_accounts", meets_another):
+        # It must not be taken off the queue: the other may be the same message, delivered twice.
+        assert not sweep.deliver(message)
+    assert sweep.standing()["done"] == 1
+    assert sweep.deliver(message)
+    assert sweep.swept() == 5
+
+
+def test_messages_of_several_jobs_in_any_order_write_once(sweep: Sweep) -> None:
+    sweep.schedule()
+    sweep.schedule("2027-05-01T01:04:00Z")
+    old, new = sweep.queue
+    for message in (new, old, new, old):
+        assert sweep.deliver(message)
+    assert sweep.swept() == 5
+
+
+# What cannot be done
+
+
+def test_an_account_that_cannot_be_done_keeps_nobody_waiting_and_rings(sweep: Sweep) -> None:
+    sweep.schedule()
+    [message] = sweep.queue
+    items = sweep.house.direct
+    key = {"pk": {"S": "shop#ben"}}
+    [ben] = [items.get_item(TableName=sweep.house.tables.accounts, Key=key)["Item"]]
+    items.put_item(TableName=sweep.house.tables.accounts, Item=ben | {"l": {"S": "?"}})
+    with pytest.raises(expire.NotSwept):
+        sweep.deliver(message)
+    assert (sweep.standing()["done"], sweep.standing()["failed"]) == (1, 1)
+    assert sweep.deliver(message), "it rings once for each job"
+    items.put_item(TableName=sweep.house.tables.accounts, Item=ben)
+    assert sweep.swept() == 4
+    # The next job finds it as it was.
+    sweep.schedule("2027-05-01T01:04:00Z")
+    assert sweep.deliver(sweep.queue[-1])
+    assert sweep.swept() == 5
+
+
+def test_an_account_whose_decision_fails_keeps_nobody_waiting(sweep: Sweep) -> None:
+    sweep.schedule()
+    [message] = sweep.queue
+    real = expire.lifecycle.sweep
+
+    def defect(rulebook: Any, account: Any, now: int) -> Any:
+        if account.member_id == "cleo":
+            raise ZeroDivisionError
+        return real(rulebook, account, now)
+
+    with mock.patch.object(expire.lifecycle, "sweep", defect), pytest.raises(expire.NotSwept):
+        sweep.deliver(message)
+    assert sweep.standing()["failed"] == 1
+    assert sweep.swept() == 4
+
+
+# The clock
+
+
+def test_the_scheduled_time_names_the_job_and_decides_nothing(
+    engine: Engine, tables: Tables, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A wrong input lets no point expire early."""
+    house = House(engine, tables)
+    with house.on(-1):
+        done(workers.publish(smallest(program_id="shop", expiry=[{"after": "P1D"}], rules=[
+            {"rule_id": "review", "trigger": "review", "earn": {"points": 5}},
+        ])))  # fmt: skip
+    sweep = Sweep(house)
+    monkeypatch.setattr(expire, "send_messages", sweep.send)
+    monkeypatch.setattr(expire, "sweep_queue", lambda: ("queue", 1))
+    with house.on(0):
+        done(workers.enrol("ana"))
+        done(workers.award("review-1", "ana"))
+        sweep.schedule("2099-01-01T00:04:00Z")
+        assert sweep.deliver(sweep.queue[-1])
+        assert house.accounts()["ana"].balance == 5
+    with house.on(1):
+        sweep.schedule("2026-01-01T00:04:00Z")
+        assert sweep.deliver(sweep.queue[-1])
+        assert house.accounts()["ana"].balance == 0
+
+
+def test_how_late_a_message_is_after_its_scheduled_time_is_a_metric(sweep: Sweep) -> None:
+    message = {"segment": 0, "segments": 1}
+    with mock.patch.object(expire, "count") as count:
+        sweep.deliver(message | {"scheduled_time": "2027-05-12T09:30:00Z"})
+        sweep.deliver(message | {"scheduled_time": "2099-01-01T00:04:00Z"})
+    told = [call.args[1] for call in count.call_args_list if call.args[0] == "SweepLagSeconds"]
+    assert told == [NOON.hour * 3600 - 9 * 3600 - 30 * 60, 0]
