@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from datetime import UTC, date, datetime, timedelta
 from typing import Any, Final
@@ -18,9 +18,9 @@ from zoneinfo import ZoneInfo
 import pytest
 from hypothesis import strategies as st
 
-from loyalty import earning, lifecycle, redeeming, refunds
+from loyalty import celebrations, earning, lifecycle, redeeming, refunds
 from loyalty.codes import CheckInCode, Secrets, check_in_code
-from loyalty.commands import CHECK_IN_EVENT, Enrolment, Event, Redemption, Reversal
+from loyalty.commands import CHECK_IN_EVENT, Enrolment, Event, Redemption, Reversal, SetTier
 from loyalty.decisions import (
     Decision,
     Guard,
@@ -90,6 +90,10 @@ def refused(code: str, **more: Any) -> Iterator[None]:
 
 INDEXED: Final = frozenset({"pk", "sk", *"mnkpborvwcx"})
 """What the index of the history gives back of an entry."""
+
+
+class NotDue(Exception):
+    """The rules give nothing for a day that the member celebrates."""
 
 
 class Ledger:
@@ -214,6 +218,36 @@ class Ledger:
                 self.rulebook, known.account(self.member_id), guard, now, groups=groups
             )
         )
+
+    def set_tier(self, now: int, tier_id: str | None, until: str | None) -> Entry:
+        """Staff put the member into a tier until a date, or take that off."""
+        command = SetTier.model_validate_json(json.dumps({"tier_id": tier_id, "until": until}))
+        guard = Guard(f"k#{self._key()}", "0", b"")
+        return self._commit(
+            lambda known: lifecycle.set_tier(
+                self.rulebook, known, guard, self.member_id, command, "staff", now
+            )
+        )
+
+    def celebrate(self, now: int) -> Entry | None:
+        """Pay the first birthday or anniversary that is due and was not paid, as the sweep does;
+        None where there is none."""
+        assert self.account
+        at = max(now, self.account.recorded_at)
+        today = number(local_date(at, self.program.time_zone))
+        for each in celebrations.due(self.rulebook, self.account, today):
+            guard = each.guard(self.account)
+            if (guard.partition, guard.sort) in {(e.partition, e.sort) for e in self.entries}:
+                continue
+            with suppress(NotDue):
+                return self._commit(lambda known, each=each: self._celebrated(known, each, now))
+        return None
+
+    def _celebrated(self, known: Known, each: celebrations.Celebration, now: int) -> Decision:
+        decision = celebrations.celebrate(self.rulebook, known, self.member_id, each, now)
+        if decision is None:
+            raise NotDue
+        return decision
 
     def sweep(self, now: int) -> Entry | None:
         """Write down what fell due; None where nothing did."""

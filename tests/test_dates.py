@@ -219,6 +219,31 @@ def test_a_day_begins_at_its_first_instant(day: date, zone: ZoneInfo) -> None:
         assert begins.astimezone(zone).utcoffset() != before
 
 
+@pytest.mark.parametrize(
+    "zone",
+    [
+        "Europe/Paris",
+        "America/New_York",
+        "Australia/Lord_Howe",  # shifts by half an hour
+        "Pacific/Apia",  # skipped 30 December 2011
+        "America/Sao_Paulo",  # shifts at midnight
+    ],
+)
+def test_every_day_from_1970_to_2100_begins_at_its_first_instant(zone: str) -> None:
+    """The days tile the calendar: each begins where the one before ends, at the first instant of
+    its date, and ends with the last."""
+    place, tick = ZoneInfo(zone), timedelta(microseconds=1)
+    begins = day_begins(date(1970, 1, 1), place)
+    for number in range(day_number(date(2101, 1, 1))):
+        day = from_day_number(number)
+        ends = day_begins(day + timedelta(days=1), place)
+        if (day, zone) == (date(2011, 12, 30), "Pacific/Apia"):
+            assert ends == begins
+            continue
+        assert local_date(begins, place) == local_date(ends - tick, place) == day
+        begins = ends
+
+
 @given(
     st.datetimes(datetime(1970, 1, 3), datetime(2100, 12, 30), timezones=st.just(UTC)),  # noqa: DTZ001  # Hypothesis wants naive bounds
     ZONE,

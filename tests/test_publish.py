@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import time
 import uuid
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
@@ -104,6 +105,34 @@ def test_a_tier_that_is_reached_and_lost_is_told() -> None:
     entry = made.sweep(NOW + 30 * DAY)
     assert entry
     assert told(entry) == [("Tier Changed", {"tier_id": "base"})]
+
+
+def test_a_tier_that_staff_have_set_hides_what_is_reached_until_it_ends() -> None:
+    tiers = {
+        "qualify_by": "points",
+        "window": {"rolling": "P30D"},
+        "levels": [
+            {"tier_id": "base", "at": 0},
+            {"tier_id": "silver", "at": 50},
+            {"tier_id": "gold", "at": 100},
+        ],
+    }
+    made = ledger(tiers=tiers)
+
+    def changed(entry: Entry | None) -> list[Any]:
+        assert entry
+        return [detail["tier_id"] for kind, detail in told(entry) if kind == "Tier Changed"]
+
+    assert changed(made.set_tier(NOW, "gold", "2026-04-01")) == ["gold"]
+    assert changed(review(made)) == []
+    # It ends with a sweep, or in the next entry, or because staff say so.
+    ends = instant("2026-04-01T00:00", "Europe/Paris")
+    assert changed(made.sweep(ends)) == ["silver"]
+    assert changed(made.set_tier(ends, "gold", "2026-05-01")) == ["gold"]
+    assert changed(made.set_tier(ends, None, None)) == ["silver"]
+    fresh = ledger(tiers=tiers)
+    fresh.set_tier(NOW, "silver", "2026-04-01")
+    assert changed(fresh.award(ends, {"type": "unknown"})) == ["base"]
 
 
 def test_a_notice_has_an_id_of_its_own_and_names_nobody() -> None:
@@ -218,3 +247,4 @@ def test_the_local_service_shows_what_was_told(service: Service) -> None:
         told = [each for each in items if each["detail"]["program_id"] == program_id]
     assert [each["detail-type"] for each in told] == ["Points Earned"]
     assert told[0]["detail"]["points"] == 50
+    assert datetime.fromisoformat(told[0]["time"]).tzinfo is not None

@@ -25,6 +25,7 @@ from botocore.config import Config
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 
+from loyalty.dates import rfc3339
 from tools.engine import LOCAL_CREDENTIALS
 from tools.runtime import Event, Runtime
 from tools.template import Source, Template
@@ -121,7 +122,7 @@ class Bus:
             told = {
                 "source": entry["Source"],
                 "detail-type": entry["DetailType"],
-                "time": entry["Time"],
+                "time": rfc3339(round(entry["Time"] * 1000)),  # the SDK sends seconds
                 "detail": json.loads(entry["Detail"]),
             }
             self.events.append(told)

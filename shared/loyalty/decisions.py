@@ -241,6 +241,10 @@ class Draft:
             counts = (*counts, *given_back(hold))
         before_pin = (self.before.pinned, self.before.pinned_until)
         repinned = (account.pinned, account.pinned_until) != before_pin
+        retiered = account.tier != self.before.tier
+        # The entry alone has to tell which tier the member is in now.
+        names_pin = repinned or (retiered and account.pinned != "")
+        names_tier = retiered or (repinned and not account.pinned)
         points = account.available + account.pending_points + account.held
         before = self.before.available + self.before.pending_points + self.before.held
         if points > MAX_POINTS and points > before:
@@ -262,10 +266,10 @@ class Draft:
             due_on=due_on(program, account),
             qualifying=(*qualifying, *outdated, *dropped),
             counts=tuple(sorted(counts, key=attrgetter("per", "name"))),
-            tier=None if account.tier == self.before.tier else account.tier,
+            tier=account.tier if names_tier else None,
             tier_until=account.tier_until,
-            pinned=account.pinned if repinned else None,
-            pinned_until=account.pinned_until if repinned else None,
+            pinned=account.pinned if names_pin else None,
+            pinned_until=account.pinned_until if names_pin else None,
             noticed_on=account.noticed_on,
             **rest,
         )

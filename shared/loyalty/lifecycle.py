@@ -87,7 +87,11 @@ def set_tier(
     pinned = command.tier_id or ""
     if (draft.account.pinned, draft.account.pinned_until) == (pinned, until):
         raise Refusal("nothing_due", "It is so already.")
-    draft.account = replace(draft.account, pinned=pinned, pinned_until=until)
+    terms = rulebook.program.tiers
+    if not pinned and terms is not None:
+        draft.account = tiers.unpinned(terms, draft.account)
+    else:
+        draft.account = replace(draft.account, pinned=pinned, pinned_until=until)
     return Decision((draft.entry("tier", guard, reason="set", answer={"s": by}),))
 
 

@@ -35,8 +35,8 @@ def notices(entry: Entry) -> Iterator[Notice]:
     with {id, program_id, member_id, entry_id}.
     """
     said = [said for posting in entry.postings for said in _of(entry, posting)]
-    if entry.tier is not None or entry.pinned is not None:
-        said.append(("Tier Changed", {"tier_id": entry.pinned or entry.tier}))
+    if tier_id := _tier(entry):
+        said.append(("Tier Changed", {"tier_id": tier_id}))
     for number, (kind, detail) in enumerate(said):
         who = {"program_id": entry.program_id, "member_id": entry.member_id}
         identity = {"id": f"{entry.program_id}.{entry_id(entry)}.{number}"}
@@ -45,6 +45,16 @@ def notices(entry: Entry) -> Iterator[Notice]:
             "at": rfc3339(entry.recorded_at),
             "detail": {**identity, **who, "entry_id": entry_id(entry), **detail},
         }
+
+
+def _tier(entry: Entry) -> str | None:
+    """The tier that the member is in since this entry, and was not told of before; None where
+    that has not changed or ended with the membership."""
+    if not entry.pinned:
+        return entry.tier or None
+    # While staff have set a tier, what is reached beneath it shows nowhere.
+    set_here = entry.reason == "set" or entry.kind == "merge"
+    return entry.pinned if set_here else None
 
 
 def _of(entry: Entry, posting: Posting) -> Iterator[tuple[NoticeType, dict[str, Any]]]:

@@ -133,7 +133,7 @@ def fallen(program: Program, account: Account, on: Day) -> Account:
     if tiers is None:
         return account
     if account.pinned_until is not None and account.pinned_until <= on:
-        account = replace(account, pinned="", pinned_until=None)
+        account = unpinned(tiers, account)
     if account.tier_until is None or account.tier_until > on:
         return account
     index = _index(tiers, account)
@@ -142,6 +142,13 @@ def fallen(program: Program, account: Account, on: Day) -> Account:
         lower = _level(tiers, best) if tiers.downgrade.steps == "full" else index - 1
         account = replace(account, tier=tiers.levels[lower].tier_id)
     return _kept(program, replace(account, tier_until=None), on)
+
+
+def unpinned(tiers: Tiers, account: Account) -> Account:
+    """The account without what staff have set, in the tier that it has reached: named also where
+    that is the lowest, since it is told."""
+    reached = tiers.levels[_index(tiers, account)].tier_id
+    return replace(account, tier=reached, pinned="", pinned_until=None)
 
 
 def _kept(program: Program, account: Account, today: Day) -> Account:
