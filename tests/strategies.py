@@ -112,8 +112,11 @@ class Ledger:
         self.budgets: dict[str, int] = {}
         self._keys = 0
 
-    def enrol(self, now: int, groups: Iterable[str] = ()) -> Entry:
-        enrolment = Enrolment(member_id=self.member_id, groups=list(groups))
+    def enrol(self, now: int, groups: Iterable[str] = (), birthday: date | None = None) -> Entry:
+        body = {"member_id": self.member_id, "groups": list(groups)}
+        if birthday:
+            body["birthday"] = birthday.isoformat()
+        enrolment = Enrolment.model_validate_json(json.dumps(body))
         guard = Guard(f"m#{self.member_id}", "0", b"")
         return self._commit(
             lambda known: earning.enrol(
@@ -313,8 +316,8 @@ class Step:
     """A command, so many milliseconds after the one before.
 
     `what` is the method of Ledger; `arguments` its arguments after `now`, where for `award`
-    `late` milliseconds lie between the event and the command, and for `reverse` the argument
-    counts the events back from the newest.
+    `late` milliseconds lie between the event and the command, for `reverse` the argument counts
+    the events back from the newest, and for `set_tier` the days until it ends from now.
     """
 
     after: int
@@ -351,7 +354,9 @@ class Story:
         """Carry all steps out; with `sweep_first` a sweep runs before each of them."""
         ledger = Ledger(self.document)
         now = self.begins
-        first = ledger.enrol(now, self.groups)
+        # A few days ahead, so that the story meets it.
+        birthday = local_date(now + 5 * DAY, ledger.program.time_zone).replace(year=1992)
+        first = ledger.enrol(now, self.groups, birthday)
         assert ledger.account
         enrolment = Step(0, "enrol")
         done = [Done(enrolment, now, None, ledger.account, first)]
@@ -392,6 +397,10 @@ def _carry_out(ledger: Ledger, step: Step, now: int, events: list[Entry]) -> Ent
         if "purchase" in event:
             event["purchase"] = event["purchase"] | {"currency": ledger.program.currency}
         arguments = (event,)
+    if step.what == "set_tier":
+        tier_id, days = step.arguments
+        until = local_date(now + days * DAY, ledger.program.time_zone).isoformat()
+        arguments = (tier_id, until) if tier_id else (None, None)
     if step.what == "reverse":
         if not events:
             return None
@@ -448,6 +457,26 @@ EXPIRIES: Final = st.lists(
     ),
     max_size=2,
 )
+PROGRAM_EXPIRIES: Final = st.one_of(
+    EXPIRIES,
+    st.tuples(
+        EXPIRIES,
+        st.lists(
+            st.sampled_from(
+                [
+                    {"inactive_for": "P10D"},
+                    {"inactive_for": "P2M"},
+                    {"dates": ["03-31", "12-31"]},
+                    {"dates": ["03-01"], "older_than": "P1M"},
+                ]
+            ),
+            min_size=1,
+            max_size=2,
+            unique_by=lambda policy: next(iter(policy)),
+        ),
+    ).map(lambda both: both[0] + both[1]),
+)
+"""What a rule may say of its points, and what a program may say of all."""
 WAITS: Final = st.sampled_from(["P0D", "P1D", "P3D", "P14D"])
 WHENS: Final = _one_of(
     channels=_some(CHANNELS),
@@ -502,7 +531,9 @@ RULE_PARTS: Final = _part(
     pending=WAITS,
     expiry=EXPIRIES,
 )
-TRIGGERS: Final = st.sampled_from([*["purchase"] * 3, "check_in", "registration", "review"])
+TRIGGERS: Final = st.sampled_from(
+    [*["purchase"] * 4, "check_in", "registration", "review", "birthday", "anniversary"]
+)
 FIXED: Final = st.sampled_from([1, 5, 10, 25, 0])
 LEAST: Final = st.sampled_from([0, 100, 500])
 
@@ -515,7 +546,9 @@ def _rules(draw: st.DrawFn) -> dict[str, Any]:
     # One draw decides what else there is.
     chance = draw(st.integers(0, 119))
     rule: dict[str, Any] = {"trigger": trigger} | draw(RULE_PARTS)
-    when = draw(WHENS) if chance % 4 == 3 else {}
+    # What the sweep raises has no place, channel or attribute that a rule could ask for.
+    raised = trigger in ("birthday", "anniversary")
+    when = draw(WHENS) if chance % 4 == 3 and not raised else {}
     if trigger == "purchase":
         rule["earn"] = draw(EARNINGS)
         if chance % 5 == 4:
@@ -554,7 +587,11 @@ SETTINGS: Final = _part(
         optional={"max": st.sampled_from(["1", "1.5", "4"])},
     ),
     pending=_part(2, purchase=WAITS, check_in=WAITS, review=WAITS),
-    expiry=EXPIRIES,
+    expiry=PROGRAM_EXPIRIES,
+    notifications=st.sampled_from([["P7D", "P1D"], ["P30D"]]).map(
+        lambda ahead: {"expiring": ahead}
+    ),
+    leap_day=st.sampled_from(["feb_28", "mar_1"]),
     limits=LIMITS,
     max_lateness=st.sampled_from(["PT12H", "P7D", "P3M"]),
     refunds=st.sampled_from(["clamp", "debt"]).map(lambda policy: {"shortfall": policy}),
@@ -707,7 +744,14 @@ BEGINNINGS: Final = st.sampled_from(
 
 
 COMMANDS: Final = st.sampled_from(
-    [*["award"] * 5, *["check_in", "redeem", "reverse"] * 2, "sweep", "regroup"]
+    [
+        *["award"] * 5,
+        *["check_in", "redeem", "reverse"] * 2,
+        "sweep",
+        "regroup",
+        "set_tier",
+        "celebrate",
+    ]
 )
 SOME_GROUPS: Final = st.lists(st.sampled_from(GROUPS), unique=True).map(tuple)
 ARGUMENTS: Final = {
@@ -715,13 +759,15 @@ ARGUMENTS: Final = {
     "redeem": st.integers(1, 25),
     "reverse": st.integers(0, 3),
     "regroup": SOME_GROUPS,
+    "set_tier": st.tuples(st.sampled_from([None, "silver", "gold"]), st.integers(1, 60)),
 }
 
 
 @st.composite
 def _steps(draw: st.DrawFn) -> Step:
     what = draw(COMMANDS)
-    arguments = (draw(ARGUMENTS[what]),) if what in ARGUMENTS else ()
+    drawn = draw(ARGUMENTS[what]) if what in ARGUMENTS else None
+    arguments = drawn if what == "set_tier" else (drawn,) if what in ARGUMENTS else ()
     late = draw(LATENESS) if what == "award" else 0
     return Step(draw(GAPS), what, arguments, late)
 

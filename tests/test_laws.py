@@ -15,11 +15,14 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from loyalty.dates import rfc3339
+from loyalty.celebrations import CAUGHT_UP_DAYS
+from loyalty.dates import minus, rfc3339
 from loyalty.lots import advance
 from loyalty.model import NEVER, Account, Entry, Posting, Refusal
+from loyalty.notices import notices
 from loyalty.program import Rule, publishable
 from loyalty.projections import explanation_of, reversed_
+from loyalty.tiers import tier_of
 from loyalty.wire import account_item, account_of, entry_item, entry_of, item_hash
 from tests.programs import smallest
 from tests.strategies import (
@@ -42,6 +45,8 @@ from tests.strategies import (
 
 # Enough for every law to have failed in its time; a program and its history cost 25 ms to make up.
 law = settings(max_examples=60)
+
+EARNINGS = ("enrol", "award", "check_in", "birthday", "anniversary")
 
 NOBODY = Account(program_id="random", member_id="ann")
 
@@ -69,7 +74,7 @@ def test_conservation(story: Story) -> None:
             match posting.kind:
                 case "award":
                     assert change > 0
-                case "activate":
+                case "activate" | "notice":
                     assert change == 0
                 case _:
                     assert change < 0
@@ -103,6 +108,8 @@ def test_lots_end_at_their_date(story: Story) -> None:
             continue
         today = number(local_date(done.entry.recorded_at, played.zone))
         lots: dict[int, int] = dict(done.before.lots) if done.before else {}
+        # Inactivity takes points before the date of their lot.
+        inactive = any(policy.inactive_for for policy in played.ledger.program.expiry)
         granted_late: set[int] = set()
         for posting in done.entry.postings:
             for expires_on, change in posting.lots:
@@ -110,7 +117,8 @@ def test_lots_end_at_their_date(story: Story) -> None:
                 assert lots[expires_on] >= 0
                 match posting.kind:
                     case "expire":
-                        assert expires_on <= posting.on <= today
+                        assert expires_on <= posting.on or inactive
+                        assert posting.on <= today
                         assert change < 0
                     case "award" | "activate":
                         assert change > 0
@@ -241,7 +249,7 @@ def test_no_counter_passes_its_limit(story: Story) -> None:
     budget = program.budget.points if program.budget else None
     given = 0
     for entry in played.ledger.entries:
-        if entry.kind in ("enrol", "award", "check_in"):
+        if entry.kind in EARNINGS:
             given += entry.points
         if entry.kind == "reverse":  # what it took back, it gave to the budget
             given -= next(e.points for e in played.ledger.entries if e.partition == entry.partition)
@@ -277,7 +285,7 @@ def test_cooldowns_lie_between(every: int, minutes: list[int]) -> None:
 
 
 def _earnings(played: Played) -> list[Entry]:
-    return [e for e in played.ledger.entries if e.kind in ("enrol", "award", "check_in")]
+    return [e for e in played.ledger.entries if e.kind in EARNINGS]
 
 
 def _granted(played: Played, entry: Entry) -> dict[str, int]:
@@ -346,6 +354,8 @@ def test_replay(story: Story) -> None:
             stored = entry_item(next(entries))
             assert entry_item(entry_of(stored)) == stored
             account = account.after(entry_of(stored))
+        # A birthday is personal: the account holds it, the ledger does not.
+        account = replace(account, birthday=done.after.birthday)
         assert account == done.after
         assert account_of(account_item(account)) == account
     assert next(entries, None) is None
@@ -402,7 +412,8 @@ def test_the_sweep_does_not_matter(story: Story) -> None:
 
 def _points(program: Any, account: Account, today: int) -> tuple[Any, ...]:
     account, _ = advance(program, account, today, 0)
-    return account.lots, account.pending, account.debt, account.lifetime, account.tier
+    tier = tier_of(program, account)
+    return account.lots, account.pending, account.debt, account.lifetime, tier
 
 
 @law
@@ -447,6 +458,54 @@ def test_the_sweep_writes_once_and_only_what_is_due(story: Story) -> None:
     assert ledger.account
     assert not ledger.account.pending
     assert all(expires_on == NEVER for expires_on, _ in ledger.account.lots)
+
+
+@law
+@given(STORIES)
+def test_events_alone_tell_the_tier(story: Story) -> None:
+    """Who follows the events on the bus knows the tier of every member at every entry."""
+    played = story.play()
+    program = played.ledger.program
+    shown = program.tiers.levels[0].tier_id if program.tiers else None
+    for done in played.done:
+        if done.entry:
+            for notice in notices(done.entry):
+                if notice["type"] == "Tier Changed":
+                    shown = notice["detail"]["tier_id"]
+        tier = tier_of(program, done.after)
+        assert shown == (tier and tier.tier_id)
+
+
+@law
+@given(STORIES)
+def test_of_each_day_is_told_once_and_ahead(story: Story) -> None:
+    """A member is told of points before they go, so long before as the program says, and of
+    each day that comes up once."""
+    played = story.play()
+    ahead = played.ledger.program.notifications.expiring
+    told = [p for e in played.ledger.entries for p in e.postings if p.kind == "notice"]
+    assert all(earlier.on < later.on for earlier, later in pairwise(told))
+    for posting in told:
+        assert posting.told
+        for gone, points in posting.told:
+            assert points > 0
+            day = date.fromordinal(date(1970, 1, 1).toordinal() + gone)
+            assert posting.on in {number(minus(day, each)) for each in ahead}
+
+
+@law
+@given(STORIES)
+def test_celebrations_are_paid_once_in_their_week(story: Story) -> None:
+    """A birthday and an anniversary are paid once a year, on their day or within 7 days."""
+    played = story.play()
+    paid = [e for e in played.ledger.entries if e.kind in ("birthday", "anniversary")]
+    assert len({(e.kind, e.sort) for e in paid}) == len(paid)
+    for entry in paid:
+        on = local_date(entry.occurred_at, played.zone)
+        late = local_date(entry.recorded_at, played.zone) - on
+        assert 0 <= late.days <= CAUGHT_UP_DAYS
+        assert str(on.year) == entry.sort
+        assert entry.points > 0
 
 
 @law
