@@ -1,12 +1,14 @@
 """What each operation costs, in the database's own units as the engine reports them, whatever the
 length of a member's history and the number of its lots."""
 
+import json
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 from datetime import timedelta
 from decimal import Decimal
 from typing import Any
+from unittest import mock
 
 import pytest
 
@@ -15,7 +17,7 @@ from loyalty.dates import milliseconds
 from loyalty.lots import due_on
 from loyalty.model import Account
 from loyalty.program import publishable
-from loyalty.wire import account_item, entry_item
+from loyalty.wire import account_item, entry_item, entry_of
 from tests import workers
 from tests.programs import shop, smallest
 from tests.strategies import INDEXED, Ledger
@@ -379,3 +381,76 @@ def test_each_further_kilobyte_of_entry_costs_at_most_3_more(
     assert write <= 5 + 3 * (kilobytes - 1)
     # The history's row stays small, so that in fact it is two.
     assert write == 5 + 2 * (kilobytes - 1)
+
+
+# What happens by itself
+
+SWEEP = {"segment": 0, "segments": 1}
+DAYS_AHEAD = {"expiring": ["P7D"]}
+TIERS = {
+    "window": {"rolling": "P30D"},
+    "downgrade": {"steps": "full"},
+    "levels": [{"tier_id": "base", "at": 0}, {"tier_id": "gold", "at": 10}],
+}
+BIRTHDAY = {"rule_id": "birthday", "trigger": "birthday", "earn": {"points": 100}}
+PINNED = Call(
+    "staff",
+    "POST /v1/programs/{program_id}/members/{member_id}/tier",
+    {"member_id": "ana"},
+    {"tier_id": "gold", "until": "2026-12-31"},
+)
+
+
+def swept(till: Till) -> tuple[Decimal, Decimal]:
+    """(Write units, read units) of a sweep of all accounts."""
+    import expire
+
+    context = mock.Mock(get_remaining_time_in_millis=lambda: 900_000)
+    with till.opened():
+        edge.store().rulebook_in_force("shop", NOW)
+        with meter.measure() as units:
+            record = {"messageId": "1", "body": json.dumps(SWEEP)}
+            assert expire.handler({"Records": [record]}, context) == {"batchItemFailures": []}
+    return units.write, units.read
+
+
+@pytest.mark.parametrize(
+    ("what", "program", "stands"),
+    [
+        ("expire", {}, {"lots": ((TODAY, 40),)}),
+        ("notice", {"notifications": DAYS_AHEAD}, {"lots": ((TODAY + 7, 40),)}),
+        ("tier", {"tiers": TIERS}, {"lots": (), "tier": "gold", "tier_until": TODAY}),
+    ],
+)
+def test_what_falls_due_costs_5_once_and_then_half_a_unit_for_looking(
+    engine: Engine, tables: Tables, what: str, program: dict[str, Any], stands: dict[str, Any]
+) -> None:
+    till = Till(engine, tables)
+    till.publish(**program)
+    till.put(replace(member("ana"), due_on=TODAY, **stands))
+    write, read = swept(till)
+    assert (write, read) == (5 * UNITS, 2 * HALF)
+    [item] = Books.read(till.direct, till.tables).ledger
+    assert entry_of(item).kind == what
+    assert swept(till) == (NOTHING, HALF)
+
+
+def test_a_birthday_costs_5_and_one_that_was_paid_a_read(engine: Engine, tables: Tables) -> None:
+    till = Till(engine, tables)
+    till.publish(rules=[BIRTHDAY])
+    born = NOON.month * 100 + NOON.day
+    till.put(replace(member("ana"), birthday=born, joined_on=TODAY - 40))
+    write, read = swept(till)
+    assert write == 5
+    assert read <= 3
+    write, read = swept(till)
+    assert write == 0
+    assert read <= 2
+
+
+def test_a_tier_set_by_staff_costs_5(engine: Engine, tables: Tables) -> None:
+    till = Till(engine, tables)
+    till.publish(tiers=TIERS)
+    till.put(member("ana"))
+    # The answer shows the account as it stands then, by one more read.
+    assert till.cost(PINNED, status=200) == (5 * UNITS, 3 * HALF)
