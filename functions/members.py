@@ -225,7 +225,7 @@ def change(request: Request, command: Profile) -> Response:
     """Change a profile: fields that are given are set, null removes one. Groups are the shop's."""
     member_id = request.member(request.path["member_id"])
     given = command.model_fields_set
-    if "groups" in given and request.caller.is_only_a_member:
+    if "groups" in given and request.is_by_a_member:
         raise Problem("forbidden", "Groups are set by the shop.")
     program_id = request.program_id
     # The profile of a member who was merged is the other one's.

@@ -39,5 +39,5 @@ def transfer(request: Request, command: Transfer) -> Response:
         guard,
         lambda known: transfers.transfer(rulebook, known, guard, command, sender, request.now),
     )
-    shown = projections.transferred(committed.entry, both=not request.caller.is_only_a_member)
+    shown = projections.transferred(committed.entry, both=not request.is_by_a_member)
     return answer(committed, shown)

@@ -24,6 +24,7 @@ import uvicorn
 from conftest import Service
 
 from loyalty import edge
+from loyalty.decisions import id_of
 from loyalty.problems import PROBLEMS
 from tests.programs import shop
 from tools.engine import Engine, Tables
@@ -1022,3 +1023,28 @@ def test_a_problem_never_repeats_what_was_sent(inside: Target) -> None:
                 answer = inside.post(name, put(body, pointer, [secret]))
                 assert answer.status_code == 422
                 assert secret not in answer.text, f"{name}{pointer}"
+
+
+@pytest.mark.parametrize("characters", [129, 3000])
+@pytest.mark.parametrize(
+    ("kind", "command", "code"),
+    [
+        ("a", "adjustments/{}/approve", "adjustment_not_found"),
+        ("a", "adjustments/{}/refuse", "adjustment_not_found"),
+        ("r", "redemptions/{}/capture", "redemption_not_found"),
+        ("r", "redemptions/{}/cancel", "redemption_not_found"),
+    ],
+)
+def test_an_id_longer_than_any_key_is_an_id_of_nothing(
+    inside: Target, kind: str, command: str, code: str, characters: int
+) -> None:
+    answer = inside.send("POST", "{base}/" + command.format(id_of(kind, "k" * characters)))
+    assert (answer.status_code, answer.json()["code"]) == (404, code)
+
+
+def test_a_name_of_megabytes_is_cut_where_it_is_pointed_at(inside: Target) -> None:
+    event = {"event_id": "e", "type": "review", "member_id": "mila"}
+    content = json.dumps({"event": event, "~" * 4_900_000: 1}).encode()
+    answer = inside.send("POST", "{base}/simulate", content)
+    assert (answer.status_code, answer.json()["code"]) == (422, "invalid_body")
+    assert answer.json()["errors"][0]["pointer"] == "/" + "~0" * 200

@@ -394,6 +394,21 @@ def test_a_member_who_works_in_the_shop_acts_for_others(world: World, issuer: Is
     assert (answer.status_code, answer.json()["member_id"]) == (200, "noor")
 
 
+@pytest.mark.parametrize(("method", "path"), [("DELETE", ""), ("GET", "/export")])
+def test_two_scopes_together_open_nothing_that_neither_opens(
+    world: World, issuer: Issuer, method: str, path: str
+) -> None:
+    # A till reaches every member on other routes, a member itself on this one.
+    service, program_id = world
+    headers = {"Authorization": f"Bearer {issuer.token(['member', 'merchant'], 'mila')}"}
+    for other in ("noor", "nobody"):
+        url = f"/v1/programs/{program_id}/members/{other}{path}"
+        answer = service.http.request(method, url, headers=headers)
+        assert (answer.status_code, answer.json()["code"]) == (403, "forbidden")
+    admin = service.headers("admin")
+    assert service.http.get(f"/v1/programs/{program_id}/members/noor", headers=admin).is_success
+
+
 def test_tokens_live_on_real_time_whatever_the_test_clock_says(
     world: World, issuer: Issuer
 ) -> None:

@@ -78,8 +78,9 @@ def partition_of(kind: str, identity: str) -> str | None:
         key = urlsafe_b64decode(encoded.encode() + b"=" * (-len(encoded) % 4)).decode()
     except (binascii.Error, ValueError):
         return None
-    usual = identity == id_of(kind, key)
-    return key_partition(key) if usual and key and "#" not in key else None
+    # A longer text would not fit into a key of the tables either.
+    is_key = 1 <= len(key) <= 128 and "#" not in key
+    return key_partition(key) if is_key and identity == id_of(kind, key) else None
 
 
 def revived_on(draft: "Draft") -> Day | None:

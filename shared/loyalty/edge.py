@@ -184,10 +184,6 @@ class Caller:
     member_id: str | None
     program_ids: frozenset[str] | None
 
-    @property
-    def is_only_a_member(self) -> bool:
-        return not self.roles & set(SHOP)
-
 
 @dataclass(frozen=True, slots=True)
 class Request:
@@ -213,12 +209,18 @@ class Request:
         """Where this service is reached from outside, without a slash at the end."""
         return os.environ.get("PUBLIC_URL") or f"https://{self.host}"
 
+    @property
+    def is_by_a_member(self) -> bool:
+        """Whether the route is open to the caller as a member only. What else it is elsewhere
+        does not count: who works at a till may not erase whom a till may not erase."""
+        return not self.caller.roles & {*self.route.roles} & {*SHOP}
+
     def member(self, member_id: str | None) -> str:
         """The member this call is about: a member reaches only itself, a shop names one.
 
         Problem `forbidden`, whether the other member exists or not.
         """
-        if self.caller.is_only_a_member:
+        if self.is_by_a_member:
             if self.caller.member_id is None or member_id not in (None, self.caller.member_id):
                 raise Problem("forbidden", "A member's token reaches that member only.")
             member_id = self.caller.member_id
@@ -516,7 +518,8 @@ _FAULTS: Final = {
 
 
 def _escaped(part: object) -> str:
-    return str(part).replace("~", "~0").replace("/", "~1")
+    # A name is as long as its sender likes; what names it may not outgrow the answer.
+    return str(part)[:200].replace("~", "~0").replace("/", "~1")
 
 
 def _error(pointer: str, code: str, detail: str) -> dict[str, str]:
