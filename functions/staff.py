@@ -172,6 +172,7 @@ def _status(record: dict[str, Any], now: int) -> Status:
 def proposals(request: Request) -> Response:
     """Adjustments that were proposed to a second person."""
     limit, after = request.page()
+    store().rulebook_in_force(request.program_id, request.now)  # where no program is: 404
     wanted = request.query.get("status")
     if wanted is not None and wanted not in STATUSES:
         raise Problem("invalid_query", f"status is one of {', '.join(STATUSES)}.")

@@ -12,6 +12,7 @@ import json
 import time
 import uuid
 from collections.abc import Callable
+from functools import cache
 from typing import Any
 
 import httpx
@@ -133,13 +134,19 @@ def base64url(data: bytes) -> str:
     return base64.urlsafe_b64encode(data).decode().rstrip("=")
 
 
-def forgeries(service: Service, issuer: Issuer) -> dict[str, str]:
-    """Tokens that would open every door if one thing about them did not matter."""
-    good = issuer.token(short(SCOPES), "theo")
+@cache
+def strangers_key() -> rsa.RSAPrivateKey:
+    return rsa.generate_private_key(public_exponent=65537, key_size=2048)
+
+
+def forgeries(own: bytes, good: str) -> dict[str, str]:
+    """Tokens that would open the doors of a good one if one thing about them did not matter.
+
+    `own` is the private key that has signed the good one.
+    """
     claims: Claims = jwt.decode(good, options={"verify_signature": False})
     header = jwt.get_unverified_header(good)
-    own = (service.data / "issuer.pem").read_bytes()
-    stranger = rsa.generate_private_key(public_exponent=65537, key_size=2048)
+    stranger = strangers_key()
     public = serialization.load_pem_private_key(own, None).public_key()
     public_pem = public.public_bytes(
         serialization.Encoding.PEM, serialization.PublicFormat.SubjectPublicKeyInfo
@@ -183,7 +190,9 @@ def forgeries(service: Service, issuer: Issuer) -> dict[str, str]:
 
 def test_a_token_that_does_not_hold_opens_no_door(world: World, issuer: Issuer) -> None:
     service, _ = world
-    for what, token in forgeries(service, issuer).items():
+    own = (service.data / "issuer.pem").read_bytes()
+    good = issuer.token(short(SCOPES), "theo")
+    for what, token in forgeries(own, good).items():
         for route in GUARDED:
             answer = knock(world, route, token)
             assert (answer.status_code, set(answer.json())) == (401, {"message"}), (

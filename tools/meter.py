@@ -13,7 +13,8 @@ from dataclasses import dataclass
 from decimal import Decimal
 from typing import Any
 
-_READS = {"GetItem", "BatchGetItem", "Query", "Scan", "TransactGetItems"}
+READS = {"GetItem", "BatchGetItem", "Query", "Scan", "TransactGetItems"}
+"""The calls that write nothing."""
 
 
 @dataclass(slots=True)
@@ -57,7 +58,7 @@ def _count(parsed: dict[str, Any], model: Any, **_: object) -> None:
         Decimal(str(each.get("CapacityUnits", 0)))
         for each in (consumed if isinstance(consumed, list) else [consumed])
     )
-    if model.name in _READS:
+    if model.name in READS:
         units.read += total
     else:
         units.write += total
