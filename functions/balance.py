@@ -25,7 +25,7 @@ handler = App()
     f"{BASE}/members/{{member_id}}/balance",
     roles=ANYONE,
     answers={200: projections.Balance},
-    problems=("member_not_found", "unavailable"),
+    problems=("member_not_found", "member_erased", "unavailable"),
     query=("as_of",),
 )
 def balance(request: Request) -> Response:
@@ -62,7 +62,7 @@ def _at(program_id: str, member_id: str, account: Account, at: int) -> Account:
     f"{BASE}/members/{{member_id}}/entries",
     roles=ANYONE,
     answers={200: projections.HistoryPage},
-    problems=("member_not_found",),
+    problems=("member_not_found", "member_erased"),
     query=("limit", "cursor"),
 )
 def entries(request: Request) -> Response:

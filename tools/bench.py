@@ -162,15 +162,15 @@ def main() -> int:
     return 0
 
 
-def told(name: str, table: str, *, write: bool) -> None:
+def told(name: str, table: str, *, write: bool, document: Path = DOCUMENT) -> None:
     """Print a table, or put it into the document between the marks of that name."""
     if not write:
         print(table)
         return
     begin, end = f"<!-- {name}: begin -->", f"<!-- {name}: end -->"
-    before, _, rest = DOCUMENT.read_text("utf-8").partition(begin)
+    before, _, rest = document.read_text("utf-8").partition(begin)
     _, _, after = rest.partition(end)
-    DOCUMENT.write_text(f"{before}{begin}\n{table}\n{end}{after}", "utf-8")
+    document.write_text(f"{before}{begin}\n{table}\n{end}{after}", "utf-8")
 
 
 if __name__ == "__main__":

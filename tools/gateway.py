@@ -66,14 +66,19 @@ class Gateway:
         _allow_origin(request, response, self._cors)
         await response(scope, receive, send)
 
-    async def _answer(self, request: Request) -> Response:
-        raw_path = request.scope.get("raw_path", request.url.path.encode())
-        segments = [unquote(each) for each in raw_path.decode("latin-1").split("/")]
+    def find(self, method: str, raw_path: str) -> tuple[Route, dict[str, str]] | None:
+        """The route of a path as it stands on the wire, and what its parameters are."""
+        segments = [unquote(each) for each in raw_path.split("/")]
         for matcher in self._routes:
-            parameters = matcher.match(request.method, segments)
+            parameters = matcher.match(method, segments)
             if parameters is not None:
-                return await self._serve(matcher.route, parameters, request)
-        return _message(404, "Not Found")
+                return matcher.route, parameters
+        return None
+
+    async def _answer(self, request: Request) -> Response:
+        raw_path = request.scope.get("raw_path") or request.scope["path"].encode()
+        found = self.find(request.method, raw_path.decode("latin-1"))
+        return await self._serve(*found, request) if found else _message(404, "Not Found")
 
     async def _serve(self, route: Route, parameters: dict[str, str], request: Request) -> Response:
         grant = None

@@ -67,6 +67,11 @@ PROBLEM = {
         "request_id": {"type": "string"},
         "missing_points": {"type": "integer"},
         "next_allowed_at": {"type": "string", "format": "date-time"},
+        "retry_after_seconds": {"type": "integer"},
+        "available_on": {"type": "string", "format": "date"},
+        "reason": {"type": "string"},
+        "redemption_status": {"type": "string"},
+        "adjustment_status": {"type": "string"},
     },
 }
 GATEWAY = {
