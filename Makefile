@@ -18,7 +18,7 @@ OWN_UV := $(filter .local/%,$(UV))
 RUN := env PYTHONPATH=functions:shared .venv/bin/python
 READY := .venv/ready .local/bin/ready
 
-.PHONY: help run test lint check docs replay bench bench-sweep bench-ring lock clean
+.PHONY: help run test lint check docs replay bench bench-sweep bench-ring mutants fuzz lock clean
 
 help: ## list the verbs
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -58,6 +58,12 @@ bench-sweep: $(READY) ## measure the sweep over a million accounts (20 minutes),
 
 bench-ring: $(READY) ## send 200,000 transfers at once around a ring (10 minutes), and write that table
 	@$(RUN) -m tools.ring --write
+
+fuzz: $(READY) ## send 200,000 requests that nobody sends by mistake (15 minutes), and write what came of it
+	@$(RUN) -m tools.fuzz --cases $(CASES) --write
+	@$(RUN) -m tools.generated --cases $$(($(CASES) / 19)) --write
+# Bent samples; one in twenty of all requests is generated from the OpenAPI document on top.
+CASES ?= 190000
 
 # build, deploy, validate: what SAM does
 -include tools/sam.mk

@@ -320,3 +320,26 @@ def readable(item: dict[str, dict[str, Any]]) -> dict[str, Any]:
         name: {"B": base64.b64encode(bytes(value["B"])).decode()} if "B" in value else value
         for name, value in item.items()
     }
+
+
+# The threats
+
+
+def test_every_test_that_the_threats_name_exists() -> None:
+    text = (ROOT / "SECURITY.md").read_text("utf-8")
+    named = re.findall(r"`(tests/\w+\.py)(?:::(\w+))?`", text)
+    assert len(named) > 30
+    for path, name in named:
+        source = (ROOT / path).read_text("utf-8")
+        functions = {
+            node.name for node in ast.walk(ast.parse(source)) if isinstance(node, ast.FunctionDef)
+        }
+        assert not name or name in functions, f"{path} has no {name}"
+
+
+def test_every_threat_has_a_control_and_a_test() -> None:
+    found = rows(ROOT / "SECURITY.md", "Threats", "threat")
+    assert [row[0].split()[0] for row in found[:10]] == [f"API{n}" for n in range(1, 11)]
+    for threat, control, tests in found:
+        assert control, threat
+        assert "`tests/" in tests, threat

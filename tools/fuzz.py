@@ -23,10 +23,11 @@ import sys
 import tempfile
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass, field, replace
 from datetime import date
+from functools import cache
 from multiprocessing import get_context
 from pathlib import Path
 from random import Random
@@ -417,9 +418,8 @@ def run(seed: int, numbers: Sequence[int], endpoint: str, key: Path) -> Result:
     """The cases of these numbers, against an engine; whole blocks, but for the last one."""
     result = Result()
     template = Template.load()
-    samples = [s for s in map(Sample.read, sorted(EVENTS.glob("*.json"))) if s is not None]
-    rich = [_enriched(sample) for sample in samples]
-    contract = Contract(json.loads((FUNCTIONS / "openapi.json").read_text("utf-8")))
+    plain = samples()
+    rich = [_enriched(sample) for sample in plain]
     begun = time.perf_counter()
     block: int | None = None
     with contextlib.ExitStack() as stack:
@@ -431,11 +431,23 @@ def run(seed: int, numbers: Sequence[int], endpoint: str, key: Path) -> Result:
                 service = stack.enter_context(Inside(endpoint, tables, template, key))
                 for table in (tables.accounts, tables.ledger, tables.records):
                     stack.callback(service.client.delete_table, TableName=table)
-                world = World(service, [samples, rich][block % 2], contract)
+                world = World(service, [plain, rich][block % 2], contract())
             chance = Random(f"{seed}:{number}")  # noqa: S311  # replayable, and no secret
             _try(world, chance, f"{seed}:{number}", number % BLOCK, result)
     result.seconds = time.perf_counter() - begun
     return result
+
+
+def samples() -> list[Sample]:
+    """Every request of events/."""
+    found = map(Sample.read, sorted(EVENTS.glob("*.json")))
+    return [sample for sample in found if sample is not None]
+
+
+@cache
+def contract() -> Contract:
+    """What the committed document announces; it takes a second to compile."""
+    return Contract(json.loads((FUNCTIONS / "openapi.json").read_text("utf-8")))
 
 
 def _enriched(sample: Sample) -> Sample:
@@ -457,21 +469,35 @@ def _enriched(sample: Sample) -> Sample:
 
 def _try(world: World, chance: Random, name: str, number: int, result: Result) -> None:
     case = world.case(chance, number)
-    looks = chance.randrange(LOOKED_AT) == 0
-    before = world.held() if looks else None
-    answer = world.send(case)
-    faults = list(faults_of(world, case, answer))
-    if before is not None and 400 <= answer.status < 500:
-        result.compared += 1
-        if world.held() != before:
-            faults.append(f"{answer.status} has changed what the tables hold")
-    if answer.status == 201 and chance.randrange(SENT_AGAIN) == 0:
-        again = world.send(case)
-        result.repeated += 1
-        # Without a key a check-in is another one, and an erased member's story is not told again.
+    before = world.held() if chance.randrange(LOOKED_AT) == 0 else None
+    again = chance.randrange(SENT_AGAIN) == 0
+
+    def more(answer: Answer) -> Iterator[str]:
+        if before is not None and 400 <= answer.status < 500:
+            result.compared += 1
+            if world.held() != before:
+                yield f"{answer.status} has changed what the tables hold"
+        # Without a key a check-in is another one.
         keyed = "/check-ins" not in case.target or b"idempotency-key" in dict(case.headers)
-        if keyed and (again.status, again.content) != (201, answer.content):
-            faults.append(f"sent again: {again.status} {again.content[:300]!r}")
+        if again and keyed and answer.status == 201:
+            repeat = world.send(case)
+            result.repeated += 1
+            if (repeat.status, repeat.content) != (201, answer.content):
+                yield f"sent again: {repeat.status} {repeat.content[:300]!r}"
+
+    judge(world, case, name, result, more)
+
+
+def judge(
+    world: World,
+    case: Case,
+    name: str,
+    result: Result,
+    more: Callable[[Answer], Iterable[str]] = lambda _: (),
+) -> None:
+    """Send a case, look at its answer, and count what came of it."""
+    answer = world.send(case)
+    faults = [*faults_of(world, case, answer), *more(answer)]
     world.learn(answer)
     found = world.service.gateway.find(case.method, case.target.partition("?")[0])
     route = "none" if found is None else found[0].key
