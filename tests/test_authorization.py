@@ -378,3 +378,48 @@ def test_two_roles_open_what_one_of_them_opens(world: World, roles: tuple[str, s
             expected = cells[1] if cells[0] == "shut" else cells[0]
             answer = world.send(wish, world.service.issuer.token(roles, me))
             assert said(answer) == expected, (route, kind, answer.content)
+
+
+def test_a_key_that_another_member_has_used_tells_nothing_and_does_nothing(world: World) -> None:
+    one, other = world.member(), world.member()
+    key = _keyed(world.name())
+    path = f"/v1/programs/{HERE}/redemptions"
+    token = world.service.issuer.token
+    first = world.send(Wish("POST", path, {"points": 1}, key), token(["member"], one))
+    assert first.status == 201
+    for role, body in (("member", {"points": 1}), ("merchant", {"member_id": other, "points": 1})):
+        answer = world.send(Wish("POST", path, body, key), token([role], other))
+        assert (said(answer), answer.writes) == ("422 idempotency_key_reused", 0)
+        assert one not in answer.content.decode()
+
+
+@pytest.mark.parametrize(
+    ("path", "status"),
+    [
+        ("members/{me}/../{other}", 404),
+        ("members/{me}%2F..%2F{other}", 403),
+        ("members/{other}%00", 403),
+        ("members/{other}/", 404),
+        ("members//{other}", 404),
+        ("Members/{other}", 404),
+        ("members/{other}%20", 403),
+        ("members/{other};{me}", 403),
+        ("members/{other}%3Fmember_id={me}", 403),
+    ],
+)
+def test_no_spelling_of_an_address_leads_to_another_member(
+    world: World, path: str, status: int
+) -> None:
+    me, other = world.member(), world.member()
+    address = f"/v1/programs/{HERE}/{path.format(me=me, other=other)}"
+    answer = world.send(Wish("GET", address), world.service.issuer.token(["member"], me))
+    assert (answer.status, answer.writes) == (status, 0)
+
+
+@pytest.mark.parametrize("claim", ["*", "a b", "[a]", "", "../a", "a#b"])
+def test_a_claim_is_a_name_and_no_pattern(world: World, claim: str) -> None:
+    other = world.member()
+    wish = Wish("GET", f"/v1/programs/{HERE}/members/{other}")
+    token = world.service.issuer.token
+    assert said(world.send(wish, token(["member"], claim))) == "403 forbidden"
+    assert said(world.send(wish, token(["admin"], None, [claim]))) == "403 forbidden"

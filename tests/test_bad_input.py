@@ -583,6 +583,7 @@ FIELDS: list[tuple[str, str, Any, tuple[tuple[str, str], ...]]] = [
             "/groups/0": {"": "out_of_range", LONG_ID: "out_of_range", "\n": "bad_text"},
             "/timezone": {"": "out_of_range", "Mars/Olympus": "bad_time_zone",
                           "../../etc/passwd": "bad_time_zone", "/etc/passwd": "bad_time_zone",
+                          "localtime": "bad_time_zone", "posix/Europe/Paris": "bad_time_zone",
                           "Europe": "bad_time_zone", "posixrules\x00": "bad_text",
                           LONG_ID: "out_of_range", "é": "bad_time_zone"},
             "/birthday": dict.fromkeys(

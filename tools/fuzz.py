@@ -536,12 +536,13 @@ def everywhere(seed: int, cases: int, processes: int, key: Path) -> Result:
     return total
 
 
-def report(result: Result, seed: int) -> str:
+def report(result: Result, seed: int, processes: int) -> str:
     """The section of the document."""
     classes = Counter[str]()
     for status, count in result.statuses.items():
         classes[f"{status[0]}xx"] += count
     cpu, _, name = result.slowest
+    today = date.today().isoformat()  # noqa: DTZ011  # the day of the run, wherever
     statuses = ", ".join(f"{n:,} × {status}" for status, n in sorted(result.statuses.items()))
     never = sorted(set(PROBLEMS) - set(result.codes) - {"internal_error", "unavailable"})
     lines = [
@@ -571,7 +572,7 @@ def report(result: Result, seed: int) -> str:
             for route, count in sorted(result.routes.items())
         ),
         "",
-        f"Run on {date.today().isoformat()} by `make fuzz`, two processes on two cores.",  # noqa: DTZ011  # the day of the run, wherever
+        f"Run on {today} by `make fuzz`, {processes} processes on {os.cpu_count()} cores.",
     ]
     return "\n".join(lines)
 
@@ -595,7 +596,7 @@ def main() -> int:
         else:
             seed = options.seed
             result = everywhere(seed, options.cases, options.processes, key)
-    told("fuzz", report(result, seed), write=options.write, document=DOCUMENT)
+    told("fuzz", report(result, seed, options.processes), write=options.write, document=DOCUMENT)
     return 1 if result.faults else 0
 
 

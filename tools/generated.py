@@ -196,7 +196,8 @@ def main() -> int:
         key = Path(folder) / "key.pem"
         Issuer(key, "")  # one key for all processes: it takes long to make
         result = everywhere(options.seed, options.cases, options.processes, key)
-    told("generated", fuzz.report(result, options.seed), write=options.write, document=DOCUMENT)
+    text = fuzz.report(result, options.seed, options.processes)
+    told("generated", text, write=options.write, document=DOCUMENT)
     return 1 if result.faults else 0
 
 

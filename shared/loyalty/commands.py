@@ -8,7 +8,6 @@ import re
 from collections.abc import Sequence
 from datetime import date, datetime
 from typing import Annotated, Any, Self
-from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
 from pydantic import (
     AfterValidator,
@@ -23,7 +22,7 @@ from pydantic import (
 )
 from pydantic_core import PydanticCustomError
 
-from loyalty.dates import day_number, milliseconds
+from loyalty.dates import day_number, is_time_zone, milliseconds
 from loyalty.model import MAX_POINTS, NEVER
 
 CHECK_IN_EVENT = "check-in:"
@@ -83,10 +82,8 @@ def _clean(value: str) -> str:
 
 
 def _zone(value: str) -> str:
-    try:
-        ZoneInfo(value)
-    except (ZoneInfoNotFoundError, ValueError, OSError):
-        raise PydanticCustomError("bad_time_zone", "must be an IANA time zone") from None
+    if not is_time_zone(value):
+        raise PydanticCustomError("bad_time_zone", "must be an IANA time zone")
     return value
 
 

@@ -18,6 +18,7 @@ PERS: tuple[Per, ...] = ("day", "week", "month", "year", "ever")
 EPOCH = date(1970, 1, 1).toordinal()
 _EPOCH_BEGINS = datetime(1970, 1, 1, tzinfo=UTC)
 
+_TIME_ZONE = re.compile(r"[A-Z][A-Za-z0-9_+-]*(/[A-Za-z0-9_+-]+){0,2}")
 _ISO_DURATION = re.compile(
     r"P(?=\d|T\d)(?:(\d{1,4})Y)?(?:(\d{1,5})M)?(?:(\d{1,5})W)?(?:(\d{1,6})D)?"
     r"(?:T(?=\d)(?:(\d{1,6})H)?(?:(\d{1,6})M)?(?:(\d{1,7})S)?)?",
@@ -50,6 +51,18 @@ class Duration:
     def in_whole_days(self) -> bool:
         """Whether it can be added to a date: it has no hours, minutes or seconds."""
         return self.seconds == 0
+
+
+def is_time_zone(name: str) -> bool:
+    """Whether this is an IANA time zone. What a machine has beside them (`localtime`, `posix/…`)
+    is none: it means something else elsewhere."""
+    if not _TIME_ZONE.fullmatch(name) or name == "Factory":
+        return False
+    try:
+        ZoneInfo(name)
+    except (KeyError, ValueError, OSError):
+        return False  # no such zone, not a zone file, or a folder of zones
+    return True
 
 
 def plus(day: date, duration: Duration) -> date:

@@ -32,7 +32,7 @@ from pydantic import (
 )
 from pydantic_core import PydanticCustomError
 
-from loyalty.dates import Duration
+from loyalty.dates import Duration, is_time_zone
 from loyalty.model import MAX_POINTS
 
 # One field's ceiling, for points and for money. Sums of thousands of such numbers stay below
@@ -1164,13 +1164,8 @@ def _currency(value: str) -> str:
 
 
 def _time_zone(value: str) -> str:
-    if re.fullmatch(r"[A-Z][A-Za-z0-9_+-]*(/[A-Za-z0-9_+-]+){0,2}", value) and value != "Factory":
-        try:
-            ZoneInfo(value)
-        except (KeyError, ValueError, OSError):
-            pass  # no such zone, not a zone file, or a folder of zones: all say the same below
-        else:
-            return value
+    if is_time_zone(value):
+        return value
     raise _fault("unknown_time_zone", "must be an IANA time zone such as Europe/Paris")
 
 
