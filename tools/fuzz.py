@@ -1,6 +1,6 @@
 """Sends what nobody would send by mistake, and looks whether the service holds.
 
-    python -m tools.fuzz [--cases 190000] [--seed 1] [--write]    half of `make fuzz`
+    python -m tools.fuzz [--cases 191000] [--seed 1] [--write]    half of `make fuzz`
     python -m tools.fuzz --replay 1:4711                          a case again, with all before it
 
 A case is a request made of the sample events in events/, bent by tools.mutations, from one of many
@@ -51,7 +51,7 @@ from tools.template import ROOT, Template
 EVENTS = ROOT / "events"
 EXAMPLE = ROOT / "docs" / "program.example.yaml"
 DOCUMENT = ROOT / "docs" / "proof.md"
-CASES = 190_000
+CASES = 191_000
 PROCESSES = 2
 BLOCK = 1_000
 """Cases over the same tables: enough for one to build on another, few enough to be run again."""
