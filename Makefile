@@ -21,7 +21,7 @@ READY := .venv/ready .local/bin/ready
 .PHONY: help run test lint check docs replay bench bench-sweep bench-ring mutants fuzz lock clean
 
 help: ## list the verbs
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-21s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 run: $(READY) ## serve the API at http://127.0.0.1:8000 (PORT=…), data kept in .local
 	@exec $(RUN) -m tools.local --with-parent
