@@ -708,6 +708,98 @@ def test_sam_adds_no_wildcard_and_no_policy_but_for_logs_and_traces(
                 assert "*" not in json.dumps(statement["Resource"]), logical_id
 
 
+def functions_of(translated: dict[str, dict[str, Any]]) -> dict[str, dict[str, Any]]:
+    """The functions that are deployed, by their modules."""
+    return {
+        made["Properties"]["Handler"].partition(".")[0]: made["Properties"]
+        for made in translated.values()
+        if made["Type"] == "AWS::Lambda::Function"
+    }
+
+
+def ledger_actions(role: dict[str, Any]) -> set[tuple[str, bool]]:
+    """What a role may do to the ledger, its index or its stream; whether only in a transaction."""
+    return {
+        (action.removeprefix("dynamodb:"), "Condition" in statement)
+        for policy in role["Properties"].get("Policies", [])
+        for statement in policy["PolicyDocument"]["Statement"]
+        if "LedgerTable" in json.dumps(statement["Resource"])
+        for action in listed(statement["Action"])
+    }
+
+
+def test_no_role_that_is_deployed_can_change_the_ledger_and_only_the_verifier_reads_all_of_it(
+    translated: dict[str, dict[str, Any]],
+) -> None:
+    functions = functions_of(translated)
+    may = {
+        module: ledger_actions(translated[properties["Role"]["Fn::GetAtt"][0]])
+        for module, properties in functions.items()
+    }
+    reads = {"GetItem", "Query", "DescribeStream", "GetRecords", "GetShardIterator"}
+    usual = {(action, False) for action in reads} | {("PutItem", True)}
+    for module, actions in may.items():
+        assert actions <= usual | ({("Scan", False)} if module == "verify" else set()), module
+    # Besides the functions' roles there is the schedule's, which knows no table.
+    others = {k for k, made in translated.items() if made["Type"] == "AWS::IAM::Role"} - {
+        properties["Role"]["Fn::GetAtt"][0] for properties in functions.values()
+    }
+    assert not [role for role in others if "Table" in json.dumps(translated[role])]
+
+
+def test_every_function_is_deployed_with_tracing_on_arm_and_a_log_that_forgets(
+    translated: dict[str, dict[str, Any]],
+) -> None:
+    for module, properties in functions_of(translated).items():
+        assert properties["Architectures"] == ["arm64"], module
+        assert properties["TracingConfig"] == {"Mode": "Active"}, module
+        group = translated[properties["LoggingConfig"]["LogGroup"]["Ref"]]["Properties"]
+        assert group["RetentionInDays"] == {"Ref": "LogRetentionDays"}, module
+    layers = [made for made in translated.values() if made["Type"] == "AWS::Lambda::LayerVersion"]
+    assert [layer["Properties"]["CompatibleArchitectures"] for layer in layers] == [["arm64"]]
+
+
+def test_whatever_invokes_a_function_unasked_keeps_what_it_gives_up(
+    translated: dict[str, dict[str, Any]],
+) -> None:
+    kept = set()
+    for logical_id, made in translated.items():
+        properties = made.get("Properties", {})
+        match made["Type"]:
+            case "AWS::Lambda::EventSourceMapping":
+                source, attribute = properties["EventSourceArn"]["Fn::GetAtt"]
+                if attribute == "StreamArn":
+                    where = properties["DestinationConfig"]["OnFailure"]["Destination"]
+                else:
+                    where = translated[source]["Properties"]["RedrivePolicy"]["deadLetterTargetArn"]
+            case "AWS::Scheduler::Schedule":
+                where = properties["Target"]["DeadLetterConfig"]["Arn"]
+            case "AWS::Lambda::EventInvokeConfig":
+                where = properties["DestinationConfig"]["OnFailure"]["Destination"]
+            case _:
+                continue
+        queue = where["Fn::GetAtt"][0]
+        assert translated[queue]["Type"] == "AWS::SQS::Queue", logical_id
+        kept.add(queue)
+    assert kept == {k for k in translated if k.endswith("DeadLetters")}
+
+
+def test_nobody_but_the_api_and_the_user_pool_of_the_stack_may_call_a_function(
+    translated: dict[str, dict[str, Any]],
+) -> None:
+    own = {"apigateway.amazonaws.com": "Api", "cognito-idp.amazonaws.com": "UserPool"}
+    other_doors = {"AWS::Lambda::Url", "AWS::ApiGateway::RestApi"}
+    assert not other_doors & {made["Type"] for made in translated.values()}
+    for logical_id, made in translated.items():
+        if made["Type"] == "AWS::Lambda::Permission":
+            caller = own[made["Properties"]["Principal"]]
+            assert f'"{caller}"' in json.dumps(made["Properties"]["SourceArn"]), logical_id
+        if made["Type"] == "AWS::IAM::Role":
+            [trust] = made["Properties"]["AssumeRolePolicyDocument"]["Statement"]
+            [service] = trust["Principal"]["Service"]
+            assert service in ("lambda.amazonaws.com", "scheduler.amazonaws.com"), logical_id
+
+
 def test_the_api_definition_routes_and_guards_what_the_template_says(
     translated: dict[str, dict[str, Any]], template: Template
 ) -> None:
