@@ -78,7 +78,7 @@ LOCK = $(UV) pip compile --quiet --universal --python-version $(PYTHON_VERSION) 
 	--no-emit-index-url --no-annotate --custom-compile-command "make lock" pyproject.toml
 
 clean: ## remove everything that can be made again (the service's data in .local stays)
-	rm -rf .venv .aws-sam .local/uv .local/bin .local/tools .local/sam .pytest_cache .hypothesis .mypy_cache .ruff_cache
+	rm -rf .venv .aws-sam .local/uv .local/bin .local/tools .local/sam .local/cloud .pytest_cache .hypothesis .mypy_cache .ruff_cache
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
 .venv/ready: requirements-dev.txt | $(OWN_UV)

@@ -179,7 +179,8 @@ def table_access(template: Template, module: str) -> set[str]:
                 where = f" of {partition}"
             case _:
                 in_transaction = {"dynamodb:EnclosingOperation": "TransactWriteItems"}
-                assert condition == {"StringEquals": in_transaction}
+                # As the guide of DynamoDB has it: the operation comes as a list of values.
+                assert condition == {"ForAnyValue:StringEquals": in_transaction}
                 where = " in a transaction"
         for action in listed(statement["Action"]):
             service, _, name = action.partition(":")

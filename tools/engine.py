@@ -104,7 +104,7 @@ class Engine:
         elif endpoint := os.environ.get("AWS_ENDPOINT_URL_DYNAMODB"):
             self.endpoint = endpoint
         else:
-            port = _free_port()
+            port = free_port()
             command = [*_uv_run(FALLBACK_PACKAGE), "ministack"]
             self._start(
                 command,
@@ -298,7 +298,8 @@ def _listening(pid: int) -> int | None:
     return None
 
 
-def _free_port() -> int:
+def free_port() -> int:
+    """A port of 127.0.0.1 at which nothing listens now."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         return int(probe.getsockname()[1])

@@ -206,6 +206,10 @@ class Template:
             if isinstance(value, str | int) and value != ""
         }
 
+    def holds(self, condition: str) -> bool:
+        """Whether a condition holds, with parameters at their defaults."""
+        return bool(self._resolve({"Condition": condition}))
+
     @cached_property
     def _api(self) -> dict[str, Any]:
         return next((properties for _, properties in self._of_type("AWS::Serverless::HttpApi")), {})

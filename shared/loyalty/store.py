@@ -1,4 +1,4 @@
-"""The tables: reads, and the one commit. The only module that knows boto3.
+"""The tables: reads, and the one commit. The only module that knows the SDK.
 
 A commit puts each account under the version it was read at and each entry under a key that must
 be free, in one transaction. So decisions about one member are serializable, an effect happens
@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Any, Final
 from botocore.config import Config
 from botocore.exceptions import ClientError, HTTPClientError
 from botocore.exceptions import ConnectionError as BotoConnectionError
+from botocore.session import Session
 
 from loyalty.budgets import SHARDS, SLOTS, Pool, allocate, rebalanced, slot
 from loyalty.codes import Secrets
@@ -176,10 +177,19 @@ type Decide = Callable[[Known], Decision]
 """The pure decision of a command on what is known."""
 
 
+@cache
+def _session() -> Session:
+    return Session()
+
+
+def _client(service: str, **settings: Any) -> Any:
+    """What boto3.client gives. boto3 itself would add its resources and its file transfers to every
+    start of a function, a sixth of all of it, and nobody here uses them."""
+    return _session().create_client(service, **settings)
+
+
 def connect(read_timeout_seconds: float = 1, **settings: Any) -> "DynamoDBClient":
     """A DynamoDB client that retries nothing by itself: the store knows what may be repeated."""
-    import boto3
-
     config = Config(
         connect_timeout=1,
         read_timeout=read_timeout_seconds,
@@ -187,15 +197,13 @@ def connect(read_timeout_seconds: float = 1, **settings: Any) -> "DynamoDBClient
         max_pool_connections=64,
         parameter_validation=False,  # items are made by `wire` alone; the check costs time
     )
-    client: DynamoDBClient = boto3.client("dynamodb", config=config, **settings)
+    client: DynamoDBClient = _client("dynamodb", config=config, **settings)
     return client
 
 
 def load_secrets(arn: str) -> Secrets:
     """The secrets of a Secrets Manager secret: JSON of version → text."""
-    import boto3
-
-    text = boto3.client("secretsmanager").get_secret_value(SecretId=arn)["SecretString"]
+    text = _client("secretsmanager").get_secret_value(SecretId=arn)["SecretString"]
     return secrets_of(text)
 
 
@@ -206,9 +214,7 @@ def secrets_of(text: str) -> Secrets:
 
 def send_messages(queue_url: str, bodies: Sequence[Mapping[str, Any]]) -> None:
     """Put messages on an SQS queue; raises if any was not taken."""
-    import boto3
-
-    client = boto3.client("sqs")
+    client = _client("sqs")
     for start in range(0, len(bodies), 10):
         batch = bodies[start : start + 10]
         answer = client.send_message_batch(
@@ -221,9 +227,7 @@ def send_messages(queue_url: str, bodies: Sequence[Mapping[str, Any]]) -> None:
 
 @cache
 def _bus_client() -> Any:
-    import boto3
-
-    return boto3.client("events")
+    return _client("events")
 
 
 def put_events(bus: str, events: Sequence[Mapping[str, Any]]) -> bool:
