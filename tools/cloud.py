@@ -75,7 +75,7 @@ class Cloud:
         try:
             self._start()
             self._deploy()
-            self._grant_secret()
+            self._mend_policies()
             self._route()
         except BaseException:
             self.__exit__(None, None, None)
@@ -256,9 +256,12 @@ class Cloud:
         if done.returncode:
             raise CloudError(f"sam deploy: {done.stdout[-2000:]}{done.stderr[-2000:]}")
 
-    def _grant_secret(self) -> None:
-        """Let the roles that may read the secret do so: the emulator makes its name of `!Ref` where
-        CloudFormation makes its ARN, and holds the ARN against the policies."""
+    def _mend_policies(self) -> None:
+        """Write the functions' policies as the emulator understands them.
+
+        It makes a secret's name of `!Ref` where CloudFormation makes its ARN, and holds the ARN
+        against the policies; and it takes for an action of its own what IAM has under SendMessage.
+        """
         iam, name = self.client("iam"), self.names["CodeSecret"]
         arn = self.client("secretsmanager").describe_secret(SecretId=name)["ARN"]
         for logical_id, role in self.names.items():
@@ -267,6 +270,7 @@ class Cloud:
             for policy in iam.list_role_policies(RoleName=role)["PolicyNames"]:
                 found = iam.get_role_policy(RoleName=role, PolicyName=policy)["PolicyDocument"]
                 text = json.dumps(found).replace(f'"{name}"', f'"{arn}"')
+                text = text.replace('"sqs:SendMessage"', '"sqs:SendMessage*"')
                 iam.put_role_policy(RoleName=role, PolicyName=policy, PolicyDocument=text)
 
     # The HTTP API
