@@ -1,6 +1,6 @@
 """Mutation testing of the pure core: each small change to it must make a test fail.
 
-    python -m tools.mutate [--modules lots,tiers] [--workers 2] [--again] [--write]
+    python -m tools.mutate [--modules lots,tiers] [--every 1] [--workers 2] [--again] [--write]
 
 Every function of the domain is mutated: comparisons, arithmetic, constants, conditions, returned
 values, calls that are left out. The tests are collected once; a first run notes which functions
@@ -12,8 +12,9 @@ original are listed in tools/mutants.toml, each with the reason.
 Libraries for this reload the code for each mutant and leave out decorated functions, which took
 them hours here where this takes minutes.
 
-Results are kept under .local/mutants/ as lines of JSON, and a second call goes on where the first
-one ended; `--again` begins anew with the modules named.
+`--every 4` tries every fourth mutant, evenly over all functions. Results are kept under
+.local/mutants/ as lines of JSON, and a second call goes on where the first one ended; `--again`
+begins anew with the modules named.
 """
 
 from __future__ import annotations
@@ -41,10 +42,13 @@ from typing import Any, Final
 
 import pytest
 
+from tools.bench import told
+
 ROOT: Final = Path(__file__).parent.parent
 DOMAIN: Final = ROOT / "shared" / "loyalty"
 RESULTS: Final = ROOT / ".local" / "mutants"
 EQUIVALENT: Final = ROOT / "tools" / "mutants.toml"
+PROOF: Final = ROOT / "docs" / "proof.md"
 
 MODULES: Final = (
     "dates", "model", "tiers", "limits", "budgets", "lots", "rules", "decisions", "referrals",
@@ -66,7 +70,7 @@ IMPURE: Final = frozenset(
 )
 """Fixtures of tests that need more than pure code."""
 
-BUDGET_SECONDS: Final = 20.0
+BUDGET_SECONDS: Final = 10.0
 """CPU that tests may take for one mutant before it counts as a survivor."""
 PATIENCE_SECONDS: Final = 60.0
 """A mutant that takes more CPU than this has made a loop that does not end: killed."""
@@ -203,12 +207,12 @@ def mutants(module: str) -> Iterator[Mutant]:
         seen: Counter[str] = Counter()
         source = sha256(ast.unparse(function).encode()).hexdigest()[:12]
         for node in list(_mutable(function)):
-            for told, other in changes(node):
+            for change, other in changes(node):
                 with contextlib.suppress(SyntaxError):
                     code = _compiled(classes, function, node, other, path)
-                    seen[told] += 1
-                    again = f" ({seen[told]})" if seen[told] > 1 else ""
-                    where = f"{module}.{qualified}: {told}{again}"
+                    seen[change] += 1
+                    again = f" ({seen[change]})" if seen[change] > 1 else ""
+                    where = f"{module}.{qualified}: {change}{again}"
                     yield Mutant((module, first, qualified), where, source, code)
 
 
@@ -253,9 +257,11 @@ def _compiled(
 class Mutation:
     """A plugin of pytest that runs the tests once, then again for each mutant."""
 
-    def __init__(self, modules: Iterable[str], shard: int, shards: int, results: Path) -> None:
+    def __init__(
+        self, modules: Iterable[str], every: int, shard: int, shards: int, results: Path
+    ) -> None:
         self.modules = tuple(modules)
-        self.shard, self.shards = shard, shards
+        self.every, self.shard, self.shards = every, shard, shards
         self.results = results
         self.failed = False
 
@@ -272,6 +278,7 @@ class Mutation:
         # A test that calls few functions is about them.
         width = Counter(number for numbers in tests.values() for number in numbers)
         everything = [mutant for module in self.modules for mutant in mutants(module)]
+        everything = everything[:: self.every]
         done = _known()
         todo = [m for m in everything[self.shard :: self.shards] if (m.where, m.source) not in done]
         for same in (m for m in everything[:: len(everything) // 5 + 1] if m.key in functions):
@@ -372,18 +379,18 @@ def _live_functions() -> dict[Key, list[FunctionType]]:
     return found
 
 
-def _work(modules: list[str], shard: int, shards: int) -> int:
+def _work(modules: list[str], every: int, shard: int, shards: int) -> int:
     """One worker: a process that holds all tests."""
     os.environ["HYPOTHESIS_PROFILE"] = "mutants"
     files = [str(ROOT / "tests" / f"test_{name}.py") for name in TESTS]
-    plugin = Mutation(modules, shard, shards, RESULTS / f"{shard}.jsonl")
+    plugin = Mutation(modules, every, shard, shards, RESULTS / f"{shard}.jsonl")
     return int(pytest.main([*files, "-q", "-p", "no:cacheprovider", "-p", "no:xdist"], [plugin]))
 
 
 def _known() -> dict[tuple[str, str], str]:
     """Verdicts by mutant and source of its function."""
-    told = [json.loads(line) for path in RESULTS.glob("*.jsonl") for line in _lines(path)]
-    return {(line["where"], line["source"]): line["verdict"] for line in told}
+    lines = [json.loads(line) for path in RESULTS.glob("*.jsonl") for line in _lines(path)]
+    return {(line["where"], line["source"]): line["verdict"] for line in lines}
 
 
 def verdicts(modules: Iterable[str]) -> dict[str, str]:
@@ -414,14 +421,19 @@ def table(modules: Iterable[str]) -> str:
     total: Counter[str] = Counter()
     survivors = []
     for module in modules:
-        told = verdicts([module])
-        count = Counter("equivalent" if w in same and v != "killed" else v for w, v in told.items())
-        survivors += [w for w, v in told.items() if v != "killed" and w not in same]
+        known = verdicts([module])
+        count = Counter(
+            "equivalent" if w in same and v != "killed" else v for w, v in known.items()
+        )
+        survivors += [w for w, v in known.items() if v != "killed" and w not in same]
         rows.append(_row(f"`{module}`", count))
         total += count
     rows.append(_row("**all**", total))
+    tried = sum(total.values())
+    there = sum(1 for module in modules for _ in mutants(module))
     listed = [f"- `{where}`" for where in survivors]
-    return "\n".join([*rows, "", f"{len(survivors)} survive:", "", *listed])
+    lines = ["", f"{tried} of {there} mutants tried. {len(survivors)} survive:", "", *listed]
+    return "\n".join([*rows, *lines])
 
 
 def _row(name: str, count: Counter[str]) -> str:
@@ -442,22 +454,24 @@ def _row(name: str, count: Counter[str]) -> str:
 def main() -> int:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--modules", default=",".join(MODULES), help="those to mutate")
+    parser.add_argument("--every", type=int, default=1, help="try only every n-th mutant")
     parser.add_argument("--workers", type=int, default=2)
     parser.add_argument("--again", action="store_true", help="forget what is known of them")
     parser.add_argument("--survivors", action="store_true", help="try again those that survived")
     parser.add_argument("--shard", type=int, help=argparse.SUPPRESS)
     parser.add_argument("--report", action="store_true", help="only tell what is known")
+    parser.add_argument("--write", action="store_true", help="put the table into the document")
     options = parser.parse_args()
     modules = options.modules.split(",")
     RESULTS.mkdir(parents=True, exist_ok=True)
     if options.shard is not None:
-        return _work(modules, options.shard, options.workers)
+        return _work(modules, options.every, options.shard, options.workers)
     if options.again or options.survivors:
         _forget(modules, survivors_only=not options.again)
     if not options.report:
         known = set(verdicts(MODULES))
         command = [sys.executable, "-m", "tools.mutate", "--modules", options.modules]
-        command += ["--workers", str(options.workers)]
+        command += ["--workers", str(options.workers), "--every", str(options.every)]
         workers = [
             subprocess.Popen([*command, "--shard", str(n)], cwd=ROOT)
             for n in range(options.workers)
@@ -465,7 +479,7 @@ def main() -> int:
         if sum(worker.wait() for worker in workers):
             return 1
         print(f"{len(set(verdicts(MODULES)) - known)} mutants tried")
-    print(table(modules))
+    told("mutants", table(modules), write=options.write, document=PROOF)
     return 0
 
 
