@@ -462,10 +462,10 @@ class LedgerMachine(RuleBasedStateMachine):
         """Everybody of whom something is due is found, and it is written down."""
         today, found, start = number(self.today), [], None
         while True:
-            accounts, start = self.store.due_accounts(
-                today, celebrations.feasts(self.today), 0, 1, start
-            )
-            found += accounts
+            page = self.store.due_accounts(today, celebrations.feasts(self.today), 0, 1, start)
+            assert not page.unreadable
+            found += page.accounts
+            start = page.following
             if start is None:
                 break
         members = {member.member_id: member for member in self.members}

@@ -674,7 +674,11 @@ class ShopMachine(RuleBasedStateMachine):
         if self.of(who).status == "erased":
             return
         self.step()
-        first = send(workers.adjust(who, points, self.key()))
+        proposal = workers.adjust(who, points, self.key())
+        if points > 0 and (never := self.may_earn(who)):
+            self.does(proposal, never)  # nobody could ever agree to it
+            return
+        first = send(proposal)
         assert first.status == 202
         self.books = self.house.books()
         path = {"adjustment_id": first.body["adjustment_id"]}
