@@ -18,7 +18,7 @@ OWN_UV := $(filter .local/%,$(UV))
 RUN := env PYTHONPATH=functions:shared .venv/bin/python
 READY := .venv/ready .local/bin/ready
 
-.PHONY: help run test lint check docs replay bench bench-sweep bench-ring mutants fuzz lock clean
+.PHONY: help run test lint check docs replay verify bench bench-sweep bench-ring prove-verify prove-linearizability mutants fuzz lock clean
 
 help: ## list the verbs
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-21s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -43,6 +43,9 @@ docs: .venv/ready ## write the OpenAPI document and the program's schema anew
 replay: .venv/ready ## post 6,919 real purchases to the running service
 	@$(RUN) -m tools.replay
 
+verify: .venv/ready ## hold every law of the ledger against the running service's tables
+	@$(RUN) -m tools.verify
+
 bench: $(READY) ## measure costs, growth, load and decisions, and write docs/benchmarks.md
 	@$(RUN) -m tools.bench --write
 	@$(RUN) -m tools.bench_costs --write
@@ -64,6 +67,12 @@ fuzz: $(READY) ## send 200,000 requests that nobody sends by mistake (15 minutes
 	@$(RUN) -m tools.generated --cases $$(($(CASES) / 19)) --write
 # Bent samples; one in twenty of all requests is generated from the OpenAPI document on top.
 CASES ?= 191000
+
+prove-verify: $(READY) ## 1,000 mutations that the verification has to find, and write the report (10 minutes)
+	@$(RUN) -m tests.mutations --write
+
+prove-linearizability: $(READY) ## 1,000 histories of 16 clients at once, and write the report
+	@$(RUN) -m tests.linearizability --write
 
 # build, deploy, validate: what SAM does
 -include tools/sam.mk

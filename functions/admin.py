@@ -1,8 +1,9 @@
-"""Programs, and what describes the service."""
+"""Programs, what describes the service, and whether its ledger holds."""
 
+import json
 from functools import cache
 from pathlib import Path
-from typing import Any, TypedDict
+from typing import Any, Literal, NotRequired, TypedDict
 
 from loyalty.advice import warnings
 from loyalty.dates import from_milliseconds, rfc3339
@@ -11,6 +12,7 @@ from loyalty.edge import (
     ANYONE,
     BASE,
     PROGRAM_BYTES,
+    STAFF,
     App,
     Problem,
     Request,
@@ -24,6 +26,7 @@ from loyalty.model import Refusal
 from loyalty.program import Fault, Faults, publishable
 from loyalty.rules import colliding
 from loyalty.store import Version, in_force
+from loyalty.verification import LAWS, Violation
 
 handler = App()
 
@@ -197,6 +200,75 @@ def versions(request: Request) -> Response:
         "next_cursor": cursor(str(shown[-1].number)) if len(found) > limit else None,
     }
     return Response(page)
+
+
+class Violated(TypedDict):
+    """A law of the ledger that does not hold: whose, and which entry shows it."""
+
+    law: int
+    code: str
+    member_id: NotRequired[str]
+    entry: NotRequired[str]
+    seq: NotRequired[int]
+    detail: str
+
+
+class Verified(TypedDict):
+    """What the last verification of the program's ledger found: the first 100 `violations`, and
+    how many there are; `points` moved by kind and outstanding. Before the first one, `never`."""
+
+    status: Literal["never", "clean", "violated"]
+    started_at: NotRequired[str]
+    finished_at: NotRequired[str]
+    entries: NotRequired[int]
+    members: NotRequired[int]
+    outstanding_points: NotRequired[int]
+    moved_points: NotRequired[dict[str, int]]
+    violation_count: int
+    violations: list[Violated]
+
+
+@handler.route(
+    "GET",
+    f"{BASE}/analytics/verify",
+    roles=STAFF,
+    answers={200: Verified},
+    problems=("program_not_found",),
+)
+def verified(request: Request) -> Response:
+    """State of the last verification of the ledger."""
+    last = store().record(f"{request.program_id}#verification", "last")
+    body: Verified = {"status": "never", "violation_count": 0, "violations": []}
+    if last is not None:
+        body = {
+            "status": last["status"],
+            "started_at": rfc3339(last["started_at"]),
+            "finished_at": rfc3339(last["finished_at"]),
+            "entries": last["entries"],
+            "members": last["members"],
+            "outstanding_points": last["outstanding"],
+            "moved_points": json.loads(last["moved"]),
+            "violation_count": last["violated"],
+            "violations": [_violated(Violation(*row)) for row in json.loads(last["violations"])],
+        }
+    elif not store().versions(request.program_id):
+        raise Refusal("program_not_found", "No program of this id has been published.")
+    return Response(body)
+
+
+def _violated(violation: Violation) -> Violated:
+    shown: Violated = {
+        "law": LAWS[violation.code],
+        "code": violation.code,
+        "detail": violation.detail,
+    }
+    if violation.member_id is not None:
+        shown["member_id"] = violation.member_id
+    if violation.entry is not None:
+        shown["entry"] = violation.entry
+    if violation.seq is not None:
+        shown["seq"] = violation.seq
+    return shown
 
 
 @handler.route("GET", "/health", answers={200: Health})

@@ -17,9 +17,8 @@ from typing import Any
 
 import pytest
 
-import expire
 import stream
-from loyalty import edge
+from loyalty import edge, store
 from loyalty.edge import App
 from tools.engine import Engine, Tables
 from tools.runtime import Context
@@ -109,6 +108,8 @@ def queued(
         "CLIENT_ID": "1example23456789",
         "SWEEP_QUEUE_URL": "https://sqs.example/sweep",
         "SWEEP_SEGMENTS": "3",
+        "VERIFY_QUEUE_URL": "https://sqs.example/verify",
+        "VERIFY_SEGMENTS": "2",
     }.items():
         monkeypatch.setenv(variable, value)
     monkeypatch.delenv("SECRETS_ARN", raising=False)
@@ -116,7 +117,7 @@ def queued(
     monkeypatch.setattr(stream.metrics, "service", "loyalty-test")
     sent: list[dict[str, Any]] = []
     monkeypatch.setattr(
-        expire, "send_messages", lambda url, bodies: sent.extend({"to": url, **b} for b in bodies)
+        store, "send_messages", lambda url, bodies: sent.extend({"to": url, **b} for b in bodies)
     )
     cached = (edge.store, edge.secrets, edge.sign_in, edge.publish_delay)
     for each in cached:
@@ -231,6 +232,7 @@ ANSWERS: dict[str, tuple[int, Any]] = {
     "location_code": (200, {"location_id": "marais", "kind": "static"}),
     "poster_svg": (200, re.compile(r"<svg .*Marais", re.DOTALL)),
     "poster_png": (200, re.compile("^iVBORw0KGgo")),  # a PNG's first bytes in base64
+    "verified": (200, {"status": "never", "violation_count": 0, "violations": []}),
     "health": (200, {"status": "ok"}),
     "openapi": (200, {"openapi": re.compile(r"^3\.1")}),
     "schema": (200, {"required": ["program_id", "name", "currency", "time_zone"]}),
@@ -314,6 +316,29 @@ def test_a_message_of_the_sweep_writes_down_what_fell_due(
     assert queued == []
 
 
+def test_the_daily_schedule_begins_a_verification_in_parts(queued: list[Any]) -> None:
+    begun = run("verify_schedule")
+    assert begun["parts"] == len(queued) == 4
+    assert {(m["to"], m["run"], m["kind"], m["segment"]) for m in queued} == {
+        ("https://sqs.example/verify", begun["run"], kind, segment)
+        for kind in ("accounts", "index")
+        for segment in range(2)
+    }
+
+
+def test_a_message_of_the_verification_is_worked_off_once(
+    queued: list[Any], tables: Tables, dynamodb: Any
+) -> None:
+    for earlier in ("put_program", "enrol", "award_purchase"):
+        run(earlier)
+    for _ in range(2):
+        assert run("verify_sqs") == {"batchItemFailures": []}
+        records = dynamodb.scan(TableName=tables.records)["Items"]
+        [part] = [r for r in records if r["pk"]["S"].startswith("#verification#")]
+        assert json.loads(part["tallies"]["S"])["beans"]["entries"] == 2
+    assert queued == []  # the index has not been read yet
+
+
 @pytest.mark.parametrize(
     ("name", "scopes"),
     [("member", ["loyalty/member"]), ("staff", ["loyalty/staff"]), ("stranger", [])],
@@ -342,6 +367,7 @@ COVERED_BY_NAME = {
     "expire_schedule", "expire_sqs",
     "pre_token_member", "pre_token_staff", "pre_token_stranger",
     "publish_insert", "stream_insert", "stream_modify", "stream_remove",
+    "verify_schedule", "verify_sqs",
 }  # fmt: skip
 
 

@@ -136,7 +136,7 @@ class Local:
         self.edge = Edge()
         self.queues = Queues(self.template)
         clock = dev.TestClock(self.edge)
-        sweep = Sweep(self.template, self.runtime, self.queues, clock.now)
+        sweep = Sweep(self.template, self.runtime, self.queues, clock.now, "sweep")
         authorizer = Authorizer(self.issuer.url, self.issuer.jwks(), [self.issuer.client_id])
         gateway = Gateway(self.template, self.runtime, authorizer)
         routes = dev.routes(self.issuer, clock, sweep, self.queues, Bus(), ["ada", 'q"<b>'])

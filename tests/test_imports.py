@@ -39,6 +39,12 @@ BESIDE = {
         "dates", "model", "program", "codes", "commands", "decisions", "rules", "projections",
         "store", "pages", "problems",
     },
+    "segments": {"store", "edge"},
+    # What holds the laws against stored items knows how they are stored, and touches no table.
+    "verification": {
+        "dates", "model", "program", "codes", "limits", "rules", "decisions", "redeeming",
+        "referrals", "transfers", "refunds", "wire",
+    },
 }  # fmt: skip
 """Modules beside the domain, and what each may import; the domain imports none of them."""
 

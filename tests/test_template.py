@@ -73,12 +73,13 @@ ROUTES: dict[str, dict[str, set[str] | None]] = {
         f"PUT {BASE}/program": ADMIN,
         f"GET {BASE}/program": ANYONE,
         f"GET {BASE}/program/versions": ANYONE,
+        f"GET {BASE}/analytics/verify": STAFF,
         "GET /health": None,
         "GET /openapi.json": None,
         "GET /program.schema.json": None,
     },
 }
-WITHOUT_ROUTES = {"expire", "stream", "publish", "pre_token"}
+WITHOUT_ROUTES = {"expire", "verify", "stream", "publish", "pre_token"}
 
 READ_ACCOUNTS = {"GetItem AccountsTable"}
 READ_LEDGER = {
@@ -103,6 +104,18 @@ ACCESS: dict[str, set[str]] = {
     "members": READ | COMMIT | DRAW | REMOVE | {"PutItem RecordsTable"},
     "admin": READ_RECORDS | {"PutItem RecordsTable"},
     "expire": READ | COMMIT | DRAW | {"Scan AccountsTable", "PutItem RecordsTable of #sweep"},
+    "verify": READ_RECORDS
+    | {
+        "Scan AccountsTable",
+        "BatchGetItem AccountsTable",
+        "Scan LedgerTable",
+        "Query LedgerTable",
+        "BatchGetItem LedgerTable",
+        "Scan LedgerTable/index/history",
+        "Query LedgerTable/index/history",
+        "BatchGetItem RecordsTable",
+        "PutItem RecordsTable of #verification* and *#verification",
+    },
     "stream": {
         f"{action} LedgerTable.StreamArn"
         for action in ("DescribeStream", "GetRecords", "GetShardIterator")
@@ -113,7 +126,7 @@ ACCESS: dict[str, set[str]] = {
     },
     "pre_token": set(),
 }
-READS_SECRET = {"award", "redeem", "check_in", "pages"}
+READS_SECRET = {"award", "redeem", "check_in", "pages", "verify"}
 
 MODULES = sorted(ACCESS)
 TABLES = ["AccountsTable", "LedgerTable", "RecordsTable"]
@@ -177,6 +190,8 @@ def table_access(template: Template, module: str) -> set[str]:
                 pass
             case {"ForAllValues:StringEquals": {"dynamodb:LeadingKeys": [partition]}}:
                 where = f" of {partition}"
+            case {"ForAllValues:StringLike": {"dynamodb:LeadingKeys": partitions}}:
+                where = f" of {' and '.join(partitions)}"
             case _:
                 in_transaction = {"dynamodb:EnclosingOperation": "TransactWriteItems"}
                 # As the guide of DynamoDB has it: the operation comes as a list of values.
@@ -307,14 +322,16 @@ def test_each_function_may_do_to_the_tables_what_it_needs_and_no_more(
     assert table_access(template, module) == ACCESS[module]
 
 
-def test_nobody_updates_deletes_or_scans_the_ledger_or_puts_outside_of_a_transaction(
+def test_nobody_updates_or_deletes_in_the_ledger_or_puts_outside_of_a_transaction(
     template: Template,
 ) -> None:
     everything = set().union(*(table_access(template, module) for module in MODULES))
     ledger = {access for access in everything if "LedgerTable" in access}
     assert {access.split()[0] for access in ledger} == {
         "GetItem",
+        "BatchGetItem",
         "Query",
+        "Scan",
         "PutItem",
         "DescribeStream",
         "GetRecords",
@@ -322,7 +339,8 @@ def test_nobody_updates_deletes_or_scans_the_ledger_or_puts_outside_of_a_transac
     }
     assert "PutItem LedgerTable" not in ledger
     assert "PutItem AccountsTable" not in everything
-    changing = {access for access in everything if re.match("Update|Delete|Batch|PartiQL", access)}
+    changes = re.compile("Update|Delete|BatchWrite|PartiQL")
+    changing = {access for access in everything if changes.match(access)}
     assert changing == {
         "UpdateItem RecordsTable in a transaction",  # budgets and stock
         "UpdateItem RecordsTable",  # counted guesses at vouchers
@@ -330,14 +348,26 @@ def test_nobody_updates_deletes_or_scans_the_ledger_or_puts_outside_of_a_transac
     }
 
 
-def test_only_the_sweep_scans_and_only_accounts(template: Template) -> None:
+def test_only_the_sweep_scans_accounts_and_only_the_verification_the_ledger(
+    template: Template,
+) -> None:
     scans = {
         (module, access)
         for module in MODULES
         for access in table_access(template, module)
         if access.startswith("Scan")
     }
-    assert scans == {("expire", "Scan AccountsTable")}
+    assert scans == {
+        ("expire", "Scan AccountsTable"),
+        ("verify", "Scan AccountsTable"),
+        ("verify", "Scan LedgerTable"),
+        ("verify", "Scan LedgerTable/index/history"),
+    }
+
+
+def test_the_verification_writes_nothing_but_its_results(template: Template) -> None:
+    writes = {a for a in table_access(template, "verify") if re.match("Put|Update|Delete", a)}
+    assert writes == {"PutItem RecordsTable of #verification* and *#verification"}
 
 
 @pytest.mark.parametrize("module", MODULES)
@@ -496,14 +526,29 @@ def test_the_sweep_runs_every_hour_and_knows_for_when(template: Template) -> Non
     assert "${AWS::StackName}" in schedule["Name"]["Fn::Sub"]
 
 
-def test_a_segment_is_not_handed_out_twice_while_it_runs(template: Template) -> None:
-    [mapping] = [source for source in template.sources if source.kind == "queue"]
-    assert mapping.of == "SweepQueue"
-    assert mapping.function.module == "expire"
-    visible_again = resource(template, "SweepQueue")["VisibilityTimeout"]
+@pytest.mark.parametrize(("module", "name"), [("expire", "Sweep"), ("verify", "Verify")])
+def test_a_segment_is_not_handed_out_twice_while_it_runs(
+    template: Template, module: str, name: str
+) -> None:
+    queues = [source for source in template.sources if source.kind == "queue"]
+    [mapping] = [source for source in queues if source.function.module == module]
+    assert mapping.of == f"{name}Queue"
+    visible_again = resource(template, f"{name}Queue")["VisibilityTimeout"]
     assert visible_again >= 6 * mapping.function.timeout_seconds
-    properties = resource(template, "SweepMapping")
+    properties = resource(template, f"{name}Mapping")
     assert properties["FunctionResponseTypes"] == ["ReportBatchItemFailures"]
+
+
+def test_the_ledger_is_verified_once_a_day(template: Template) -> None:
+    [event] = function(template, "verify")["Events"].values()
+    schedule = event["Properties"]
+    assert event["Type"] == "ScheduleV2"
+    assert re.fullmatch(r"cron\(\d+ \d+ \* \* \? \*\)", schedule["ScheduleExpression"])
+    assert "${AWS::StackName}" in schedule["Name"]["Fn::Sub"]
+    assert schedule["DeadLetterConfig"]["Arn"] == {"Fn::GetAtt": "ScheduleDeadLetters.Arn"}
+    assert ("Loyalty", "LedgerViolations", json.dumps({"Ref": "AWS::StackName"})) in alarms(
+        template
+    )
 
 
 def test_the_stream_wakes_its_function_only_for_what_must_not_happen(template: Template) -> None:
@@ -526,8 +571,9 @@ def test_notices_go_to_a_bus_of_our_own_and_come_again_where_it_fails(template: 
 
 
 def test_work_that_is_given_up_is_kept(template: Template) -> None:
-    sweep = resource(template, "SweepQueue")["RedrivePolicy"]
-    assert sweep["deadLetterTargetArn"] == {"Fn::GetAtt": "SweepDeadLetters.Arn"}
+    for name in ("Sweep", "Verify"):
+        redrive = resource(template, f"{name}Queue")["RedrivePolicy"]
+        assert redrive["deadLetterTargetArn"] == {"Fn::GetAtt": f"{name}DeadLetters.Arn"}
     expire = function(template, "expire")
     in_function = expire["EventInvokeConfig"]["DestinationConfig"]["OnFailure"]["Destination"]
     before_it = expire["Events"]["Sweep"]["Properties"]["DeadLetterConfig"]["Arn"]
@@ -568,7 +614,7 @@ def test_each_function_has_its_alarms(template: Template, module: str, metric: s
 
 def test_each_queue_of_dead_letters_has_an_alarm(template: Template) -> None:
     queues = [each for each in resources(template, "AWS::SQS::Queue") if "DeadLetters" in each]
-    assert len(queues) == 4
+    assert len(queues) == 5
     for queue in queues:
         watched = json.dumps({"Fn::GetAtt": f"{queue}.QueueName"})
         assert ("AWS/SQS", "ApproximateNumberOfMessagesVisible", watched) in alarms(template)

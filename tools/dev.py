@@ -23,6 +23,7 @@ from starlette.responses import (
 )
 from starlette.routing import Route
 
+from loyalty import edge
 from tools.issuer import (
     MEMBER_ID,
     SCOPES,
@@ -110,6 +111,7 @@ def routes(
     queues: Queues,
     bus: Bus,
     members: Sequence[str] = (),
+    verification: Sweep | None = None,
 ) -> list[Route]:
     """The routes under /dev. `members` are the ids that the sign-in page proposes."""
     tokens = _Tokens(issuer)
@@ -123,6 +125,20 @@ def routes(
             log.exception("The sweep failed")
             raise Problem(500, "sweep_failed", "The log of the service says why.") from error
         return JSONResponse(counts)
+
+    async def run_verification(_: Request) -> Response:
+        """What is scheduled once a day, now and to its end; the results by program."""
+        if verification is None:
+            raise Problem(404, "not_served", "Nothing verifies here.")
+        loop = asyncio.get_running_loop()
+        try:
+            counts = await loop.run_in_executor(None, verification.run)
+        except Exception as error:  # whatever the handler raises is told, the service goes on
+            log.exception("The verification failed")
+            detail = "The log of the service says why."
+            raise Problem(500, "verification_failed", detail) from error
+        programs = await loop.run_in_executor(None, _verified_programs)
+        return JSONResponse(counts | {"programs": programs})
 
     async def keys(_: Request) -> Response:
         return JSONResponse(issuer.jwks())
@@ -138,6 +154,7 @@ def routes(
         _route("/dev/clock", time_of_day.show, "GET"),
         _route("/dev/clock", time_of_day.set, "POST"),
         _route("/dev/sweep", run_sweep, "POST"),
+        _route("/dev/verify", run_verification, "POST"),
         _route("/dev/authorize", sign_in.page, "GET"),
         _route("/dev/authorize", sign_in.submit, "POST"),
         _route("/dev/token", sign_in.exchange, "POST"),
@@ -151,6 +168,13 @@ def routes(
         *(Route(path, bus.endpoint, methods=["POST"]) for path in ("/dev/bus", "/dev/bus/")),
         _route("/dev/events", told, "GET"),
     ]
+
+
+def _verified_programs() -> dict[str, Any]:
+    """What the last verification has found, by program, as it is kept."""
+    last = edge.store().record("#verification", "last")
+    found = json.loads(last["programs"]) if last else []
+    return {name: edge.store().record(f"{name}#verification", "last") for name in found}
 
 
 def _route(path: str, endpoint: Callable[[Request], Awaitable[Response]], method: str) -> Route:

@@ -109,11 +109,12 @@ def serve(port: int, data: Path, demo: bool) -> None:
             clock = dev.TestClock(edge)
             queues = Queues(template)
             bus = Bus()
-            sweep = Sweep(template, runtime, queues, clock.now)
+            sweep = Sweep(template, runtime, queues, clock.now, "expire")
+            verification = Sweep(template, runtime, queues, clock.now, "verify")
             members = list(DEMO_MEMBERS) if demo else []
             app = Starlette(
                 routes=[
-                    *dev.routes(issuer, clock, sweep, queues, bus, members),
+                    *dev.routes(issuer, clock, sweep, queues, bus, members, verification),
                     Mount("", app=gateway),
                 ]
             )

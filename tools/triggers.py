@@ -134,12 +134,19 @@ class Bus:
 
 
 class Sweep:
-    """The schedule: invokes its functions, then delivers what they queued until nothing is left."""
+    """A schedule: invokes its function, then delivers what that queued until nothing is left."""
 
     def __init__(
-        self, template: Template, runtime: Runtime, queues: Queues, now: Callable[[], datetime]
+        self,
+        template: Template,
+        runtime: Runtime,
+        queues: Queues,
+        now: Callable[[], datetime],
+        module: str,
     ) -> None:
-        self._schedules = [each for each in template.sources if each.kind == "schedule"]
+        own = [each for each in template.sources if each.function.module == module]
+        self._schedules = [each for each in own if each.kind == "schedule"]
+        self._fed = [each for each in own if each.kind == "queue"]
         self._runtime = runtime
         self._queues = queues
         self._now = now
@@ -156,7 +163,8 @@ class Sweep:
             for schedule in self._schedules:
                 at = self._scheduled_time()
                 self._runtime.invoke(schedule.function, schedule_event(schedule, at))
-            for name, source in self._queues.sources.items():
+            for source in self._fed:
+                name = source.of
                 while batch := self._queues.take(name, source.batch_size):
                     failed = self._deliver(source, batch)
                     counts["messages"] += len(batch) - len(failed)

@@ -139,6 +139,11 @@ def sweep_queue() -> tuple[str, int]:
     return os.environ["SWEEP_QUEUE_URL"], int(os.environ.get("SWEEP_SEGMENTS", "4"))
 
 
+def verify_queue() -> tuple[str, int]:
+    """(URL of the queue that the verification fans out over, number of segments)."""
+    return os.environ["VERIFY_QUEUE_URL"], int(os.environ.get("VERIFY_SEGMENTS", "4"))
+
+
 def event_bus() -> str:
     """The name of the bus on which notices are put."""
     return os.environ["EVENT_BUS"]

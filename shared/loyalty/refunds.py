@@ -408,7 +408,7 @@ def waited(
         so_far,
         given.taken(so_far.back, whole=so_far.whole),
         int(given.base_left(so_far.back)),
-        _given_back_to_budgets(given, Progress(given.nothing()), so_far),
+        given_back_to_budgets(given, Progress(given.nothing()), so_far),
         _restore(draft, known, given, Progress(given.nothing()), so_far, paid),
         told,
     )
@@ -492,7 +492,7 @@ def reverse(
         beside = Guard(guard.partition, f"{guard.sort}#{other.sort}", guard.fingerprint)
         account = Draft(rulebook, known.account(other.member_id), now)
         done.append(_taken_back(account, known, beside, other, other.points, {}, qualifying=None))
-    draws = {**_given_back_to_budgets(given, before, after), **restored.draws}
+    draws = {**given_back_to_budgets(given, before, after), **restored.draws}
     return Decision(tuple(done), restored.vouchers, draws)
 
 
@@ -512,7 +512,7 @@ def _referrers(
     return same, apart
 
 
-def _given_back_to_budgets(given: Given, before: Progress, after: Progress) -> dict[str, int]:
+def given_back_to_budgets(given: Given, before: Progress, after: Progress) -> dict[str, int]:
     """What budgets get back, cumulatively in proportion to the points taken back."""
     drawn = given.explanation.get("b", {})
     whole = given.points + given.referral

@@ -82,6 +82,8 @@ LAPSED_LOOKS: Final = 20
 """Accounts that are looked at for holds that have lapsed, where nothing is left of a stock."""
 TRANSACTION_ITEMS: Final = 100
 """DynamoDB's limit."""
+BATCH_ITEMS: Final = 100
+"""DynamoDB's limit of a BatchGetItem."""
 ACCOUNT_BYTES: Final = 100_000
 """An account larger than this is refused, long before DynamoDB would."""
 
@@ -321,7 +323,7 @@ class Store:
                 return True
             if failed and failed[0]["Code"] == "ConditionalCheckFailed":
                 return bool(failed[0]["Item"] == item)  # ours, if an answer was lost
-            self._rest(attempt)
+            self.rest(attempt)
         raise Unavailable("the ledger does not answer")
 
     def _attempted(self, requests: list[Any]) -> list[Any] | None:
@@ -342,7 +344,7 @@ class Store:
             return None
         return []
 
-    def _rest(self, attempt: int) -> None:
+    def rest(self, attempt: int) -> None:
         """Pause before what is tried again."""
         self._sleep(self._jitter() * BACKOFF_SECONDS * 2 ** (attempt + 1))
 
@@ -459,7 +461,7 @@ class Store:
                 return True
             if failed and any(each["Code"] == "ConditionalCheckFailed" for each in failed):
                 return False
-            self._rest(attempt)
+            self.rest(attempt)
         raise Unavailable("the records do not answer")
 
     def count_miss(self, program_id: str, who: str, window: int, allowed: int) -> bool:
@@ -509,27 +511,120 @@ class Store:
         anniversary on one of `feasts` (MMDD). What is filtered out costs the same reads."""
         names = [f":f{i}" for i in range(len(feasts))]
         days = ", ".join(names)
-        request: dict[str, Any] = {
-            "TableName": self._accounts,
-            "Segment": segment,
-            "TotalSegments": segments,
-            "FilterExpression": f"u <= :t OR y IN ({days}) OR z IN ({days})",
-            "ExpressionAttributeValues": {
+        found, following = self._scanned(
+            self._accounts,
+            segment,
+            segments,
+            start,
+            FilterExpression=f"u <= :t OR y IN ({days}) OR z IN ({days})",
+            ExpressionAttributeValues={
                 ":t": {"N": str(today)},
                 **{name: {"N": str(day)} for name, day in zip(names, feasts, strict=True)},
             },
-            "ReturnConsumedCapacity": "TOTAL",
-        }
-        if start:
-            request["ExclusiveStartKey"] = start
-        answer = self._read(lambda: self._scanner.scan(**request))
+        )
         accounts, unreadable = [], []
-        for item in answer["Items"]:
+        for item in found:
             try:
                 accounts.append(account_of(item))
             except (Broken, LookupError, ValueError):
                 unreadable.append(str(item["pk"]["S"]).partition("#")[0])
-        return DuePage(accounts, unreadable, answer.get("LastEvaluatedKey"))
+        return DuePage(accounts, unreadable, following)
+
+    # Whole tables, as they are stored: for the verification, which believes nothing
+
+    def scanned_accounts(
+        self, segment: int, segments: int, start: Item | None, limit: int
+    ) -> tuple[list[Item], Item | None]:
+        """At most `limit` accounts of a segment, and where to go on."""
+        return self._scanned(self._accounts, segment, segments, start, Limit=limit)
+
+    def scanned_index(
+        self, segment: int, segments: int, start: Item | None
+    ) -> tuple[list[Item], Item | None]:
+        """One page of a segment of the index of the history, and where to go on."""
+        return self._scanned(self._ledger, segment, segments, start, IndexName="history")
+
+    def scanned_ledger(
+        self, segment: int, segments: int, start: Item | None
+    ) -> tuple[list[Item], Item | None]:
+        """One page of a segment of the ledger, and where to go on. What stands under one partition
+        comes together, though a page may end within it."""
+        return self._scanned(self._ledger, segment, segments, start)
+
+    def index_rows(self, member: str) -> Iterator[list[Item]]:
+        """All of a member's rows of the index (`program_id#member_id`), oldest first, in pages."""
+        request = {
+            "TableName": self._ledger,
+            "IndexName": "history",
+            "KeyConditionExpression": "m = :m",
+            "ExpressionAttributeValues": {":m": {"S": member}},
+        }
+        return self._pages(request)
+
+    def stored_entries(
+        self, keys: Sequence[tuple[str, str]], *, consistent: bool = False
+    ) -> dict[tuple[str, str], Item]:
+        """The items of the ledger under these keys (pk, sk), as far as there are any."""
+        wanted: list[Item] = [{"pk": {"S": pk}, "sk": {"S": sk}} for pk, sk in keys]
+        found = self._batch(self._ledger, wanted, consistent)
+        return {(item["pk"]["S"], item["sk"]["S"]): item for item in found}
+
+    def stored_accounts(
+        self, members: Iterable[str], *, consistent: bool = False
+    ) -> dict[str, Item]:
+        """The items of these accounts (`program_id#member_id`), as far as there are any."""
+        wanted: list[Item] = [{"pk": {"S": member}} for member in members]
+        return {item["pk"]["S"]: item for item in self._batch(self._accounts, wanted, consistent)}
+
+    def stored_under(self, partition: str) -> list[Item]:
+        """All that stands under one partition of the ledger (program included), strongly
+        consistent."""
+        return self._partition(self._ledger, partition)
+
+    def records(
+        self, keys: Sequence[tuple[str, str]], *, consistent: bool = False
+    ) -> dict[tuple[str, str], dict[str, Any]]:
+        """The items of Records under these keys, as plain values, as far as there are any."""
+        wanted: list[Item] = [{"pk": {"S": pk}, "sk": {"S": sk}} for pk, sk in keys]
+        found = [_plain(item) for item in self._batch(self._records, wanted, consistent)]
+        return {(record["pk"], record["sk"]): record for record in found}
+
+    def _scanned(
+        self, table: str, segment: int, segments: int, start: Item | None, **more: Any
+    ) -> tuple[list[Item], Item | None]:
+        """One page of a segment of a table or an index, and where to go on."""
+        request: dict[str, Any] = {
+            "TableName": table,
+            "Segment": segment,
+            "TotalSegments": segments,
+            "ReturnConsumedCapacity": "TOTAL",
+            **more,
+        }
+        if start:
+            request["ExclusiveStartKey"] = start
+        answer = self._read(lambda: self._scanner.scan(**request))
+        return answer["Items"], answer.get("LastEvaluatedKey")
+
+    def _batch(self, table: str, keys: Sequence[Item], consistent: bool) -> list[Item]:
+        """The items under any number of different keys."""
+        found: list[Item] = []
+        for at in range(0, len(keys), BATCH_ITEMS):
+            asked: list[Item] = list(keys[at : at + BATCH_ITEMS])
+            for attempt in range(ATTEMPTS):
+                request = {table: {"Keys": asked, "ConsistentRead": consistent}}
+                answer = self._read(
+                    lambda request=request: self.client.batch_get_item(  # type: ignore[misc]  # mypy cannot infer a lambda with a default
+                        RequestItems=request, ReturnConsumedCapacity="TOTAL"
+                    )
+                )
+                found += answer["Responses"].get(table, ())
+                asked = answer.get("UnprocessedKeys", {}).get(table, {}).get("Keys", [])
+                if not asked:
+                    break
+                self.rest(attempt)
+            else:
+                raise Unavailable("the tables give only a part of what is asked for")
+        return found
 
     # Programs
 
@@ -935,8 +1030,16 @@ class Store:
     def budget(self, program_id: str, name: str) -> int | None:
         """The points that a budget has left, below zero where its total was lowered below what was
         given; None for one that was never drawn on."""
+        standing = self.budget_standing(program_id, name)
+        return None if standing is None else standing[1]
+
+    def budget_standing(self, program_id: str, name: str) -> tuple[int, int] | None:
+        """(Points given so far, points left) of a budget; None for one that was never drawn on."""
         shards = self._shards(program_id, name)
-        return sum(shard["left"] for shard in shards) if shards else None
+        if not shards:
+            return None
+        left = sum(int(shard["left"]) for shard in shards)
+        return int(shards[0]["total"]) - left, left
 
     def _standing_at(self, program_id: str, name: str, total: int, version: int) -> int:
         """What the budget has left once it has this total, as that version sets it."""
@@ -997,7 +1100,7 @@ class Store:
                 requests.append(_put(self._records, _record_item(record), condition))
             if self._attempted(requests) == []:
                 return
-            self._rest(attempt)  # looked at again: what was written shows
+            self.rest(attempt)  # looked at again: what was written shows
         raise Unavailable("the budget is too busy to change its total")
 
     def _any_shard(self) -> int:
@@ -1110,7 +1213,7 @@ class Store:
                     waiting += [] if merged is None else [merged]
             if complete:
                 return accounts, History(since, tuple(entries))
-            self._rest(attempt)
+            self.rest(attempt)
         raise Unavailable("the index of the history lags behind")
 
     # Calls
@@ -1168,7 +1271,7 @@ class Store:
                     raise
             except (HTTPClientError, BotoConnectionError):
                 pass
-            self._rest(attempt)
+            self.rest(attempt)
         raise Unavailable("the tables do not answer")
 
 

@@ -17,8 +17,8 @@ s status, m merged_into, b qualifying, i tier, v tier_until, e pinned, o pinned_
 w noticed_on.
 
 Waiting (a refund that came before its purchase, an adjustment that was proposed): pk, sk, k kind,
-r recorded_at, a refund or proposal, f fingerprint, s schema. It belongs to no member yet, so it is
-in no index.
+r recorded_at, a refund or proposal, f fingerprint, s schema, h hash. It belongs to no member yet,
+so it is in no index and in no chain; its hash follows nothing.
 """
 
 import json
@@ -458,6 +458,7 @@ def waiting_item(waiting: Waiting) -> Item:
     said = waiting.refund if waiting.proposal is None else waiting.proposal
     if said is not None:
         item["a"] = {"S": json.dumps(said, ensure_ascii=False, separators=(",", ":"))}
+    item["h"] = {"B": item_hash(item, b"")}
     return item
 
 

@@ -1,0 +1,371 @@
+"""The verification: every law of the ledger, held against everything that is stored.
+
+The schedule begins a run, as one message for each part of it, and the parts are worked off as the
+sweep's segments are. First every account is read with its member's entries, and the index for
+entries without an account; when all of that is done, the ledger by its keys, with budgets looked at
+before and after. What a part has found, and where it goes on, stands in Records after every page,
+under a revision: a message that comes twice counts nothing twice. The last part to end sums up.
+
+Commands go on meanwhile: what looks wrong is looked at again, strongly consistent, before it
+counts.
+"""
+
+import json
+from collections.abc import Iterable, Iterator
+from datetime import date
+from itertools import batched, groupby
+from typing import Any, Final
+
+from loyalty import edge
+from loyalty.dates import milliseconds
+from loyalty.decisions import Record, stock_id
+from loyalty.earning import birthday_of
+from loyalty.edge import count, counting, logger, secrets, store, verify_queue
+from loyalty.segments import Message, Work
+from loyalty.verification import (
+    Tally,
+    Terms,
+    checked_key,
+    checked_member,
+    summed_up,
+    voucher,
+    without_account,
+)
+from loyalty.wire import Item
+
+ACCOUNTS_AT_ONCE: Final = 100
+"""Accounts of one page: their entries are read one account after the other, a second or two."""
+RESERVE_SECONDS: Final = 300
+"""Time that must be left to begin another page: time for a page of members with 1,000 entries each,
+and more."""
+LOOKS: Final = 4
+"""How often something that looks wrong is looked at again."""
+FIRST_PAUSE: Final = 3
+"""The first pause between looks, as the number of an attempt: 64 ms on average, then doubled."""
+KEPT_SECONDS: Final = 7 * 86_400
+"""How long the parts of a run are kept."""
+FIRST: Final = ("accounts", "index")
+"""What is read before the ledger itself."""
+
+type Tallies = dict[str, Tally]
+type Budgets = dict[str, dict[str, tuple[int, int]]]
+"""By program and name: (points that the shards have given, points left)."""
+
+
+def handler(event: dict[str, Any], context: Any) -> dict[str, Any]:
+    """Answer the schedule (begin a run) or a batch of the queue (parts; failed ones come again)."""
+    with counting():
+        if "Records" in event:
+            return VERIFICATION.off(event["Records"], context)
+        _, number = verify_queue()
+        run = {
+            "run": context.aws_request_id,  # the same where the invocation is tried again
+            "started_at": milliseconds(edge.clock()),
+            "segments": number,
+        }
+        VERIFICATION.fan_out(_parts(run, FIRST))
+        return {"run": run["run"], "parts": number * len(FIRST)}
+
+
+def _parts(run: Message, kinds: Iterable[str]) -> list[Message]:
+    return [{**run, "kind": k, "segment": i} for k in kinds for i in range(run["segments"])]
+
+
+# A run, as it stands in Records
+
+
+def _run_key(message: Message) -> str:
+    return f"#verification#{message['run']}"
+
+
+def _part_key(message: Message) -> str:
+    return f"{message['kind']}#{message['segment']}"
+
+
+def _work(message: Message) -> tuple[Message | None, bool]:
+    """One page of a part."""
+    seen = store().record(_run_key(message), _part_key(message))
+    if seen is None or not seen["done"]:
+        tallies = _tallies(seen["tallies"]) if seen else {}
+        start = json.loads(seen["start"]) if seen else None
+        found, following = page(message["kind"], message["segment"], message["segments"], start)
+        add(tallies, found)
+        fields = {
+            "start": json.dumps(following),
+            "done": int(following is None),
+            "tallies": json.dumps({name: tally.as_json() for name, tally in tallies.items()}),
+            "ttl": message["started_at"] // 1000 + KEPT_SECONDS,
+            "revision": seen["revision"] + 1 if seen else 1,
+        }
+        record = Record(_run_key(message), _part_key(message), fields)
+        kept = store().replace_record(record, seen=seen) if seen else store().create_record(record)
+        if not kept:
+            return None, True  # the message came twice, and the other one goes on
+        count("VerifiedEntries", sum(tally.entries for tally in found.values()))
+        if following is not None:
+            return message, True
+    _go_on(message)
+    return None, True
+
+
+VERIFICATION = Work(verify_queue, _work, RESERVE_SECONDS)
+
+
+def _tallies(text: str) -> Tallies:
+    return {name: Tally.of_json(value) for name, value in json.loads(text).items()}
+
+
+def add(tallies: Tallies, found: Tallies) -> None:
+    """Add what was found to what was found before."""
+    for program_id, tally in found.items():
+        tallies.setdefault(program_id, Tally()).add(tally)
+
+
+def _go_on(message: Message) -> None:
+    """What follows a part that is done, if it was the last of its kind."""
+    records = {record["sk"]: record for record in store().records_of(_run_key(message))}
+    kinds = FIRST if message["kind"] in FIRST else (*FIRST, "ledger")
+    parts = [records.get(_part_key(part)) for part in _parts(message, kinds)]
+    tallies: Tallies = {}
+    for part in parts:
+        if part is None or not part["done"]:
+            return
+        add(tallies, _tallies(part["tallies"]))
+    if message["kind"] in FIRST:
+        fields = {
+            "standing": json.dumps(budgets(tallies)),
+            "ttl": message["started_at"] // 1000 + KEPT_SECONDS,
+        }
+        store().create_record(Record(_run_key(message), "budgets", fields))
+        VERIFICATION.fan_out(_parts(message, ["ledger"]))
+    else:
+        _conclude(message, tallies, json.loads(records["budgets"]["standing"]))
+
+
+def _conclude(message: Message, tallies: Tallies, before: Budgets) -> None:
+    last = store().record("#verification", "last")
+    for program_id in json.loads(last["programs"]) if last else ():
+        tallies.setdefault(program_id, Tally())  # of which nothing is left
+    for program_id, tally in conclusions(tallies, before).items():
+        fields = {
+            "run": message["run"],
+            "status": "violated" if tally.violated else "clean",
+            "started_at": message["started_at"],
+            "finished_at": milliseconds(edge.clock()),
+            "entries": tally.entries,
+            "members": tally.members,
+            "outstanding": tally.outstanding,
+            "violated": tally.violated,
+            "moved": json.dumps(tally.moved),
+            "violations": json.dumps([v.as_json() for v in tally.violations]),
+        }
+        if _keep(f"{program_id}#verification", fields):
+            count("LedgerViolations", tally.violated)
+            for violation in tally.violations:
+                logger.error("ledger violated", violation=violation.as_json())
+    _keep("#verification", {"run": message["run"], "programs": json.dumps(sorted(tallies))})
+
+
+def _keep(partition: str, fields: dict[str, Any]) -> bool:
+    """Put the result of a run in the place of the last one's; False where it stands there."""
+    seen = store().record(partition, "last")
+    if seen is None:
+        return store().create_record(Record(partition, "last", {**fields, "revision": 1}))
+    if seen["run"] == fields["run"]:
+        return False
+    record = Record(partition, "last", {**fields, "revision": seen["revision"] + 1})
+    return store().replace_record(record, seen=seen)
+
+
+# Pages
+
+
+def page(kind: str, segment: int, number: int, start: Any) -> tuple[Tallies, Any]:
+    """What one page of a kind of part shows by program, and where the next one starts, or None."""
+    match kind:
+        case "accounts":
+            return _accounts(segment, number, start)
+        case "index":
+            return _index(segment, number, start)
+        case _:
+            return _ledger(segment, number, start)
+
+
+def _terms() -> Terms:
+    return Terms(store().rulebook)
+
+
+def _accounts(segment: int, number: int, start: Any) -> tuple[Tallies, Any]:
+    """Accounts, each with its member's entries."""
+    accounts, following = store().scanned_accounts(segment, number, start, ACCOUNTS_AT_ONCE)
+    profiles = store().records([_profile_key(account["pk"]["S"]) for account in accounts])
+    terms = _terms()
+    tallies: Tallies = {}
+    for account in accounts:
+        member = account["pk"]["S"]
+        birthday = _birthday(profiles.get(_profile_key(member)))
+        tally = checked_member(account, _rows(member, consistent=False), birthday, terms)
+        if tally.violated:
+            tally = _member_again(member, terms)
+        add(tallies, {_program_of(member): tally})
+    return tallies, following
+
+
+def _member_again(member: str, terms: Terms) -> Tally:
+    """A member looked at until nothing is wrong, or it stays wrong."""
+    tally = Tally()
+    for look in range(LOOKS):
+        store().rest(FIRST_PAUSE + look)
+        account = store().stored_accounts([member], consistent=True).get(member)
+        if account is None:
+            return Tally()
+        profile = store().record(*_profile_key(member))
+        tally = checked_member(account, _rows(member, consistent=True), _birthday(profile), terms)
+        if not tally.violated:
+            break
+    return tally
+
+
+def _rows(member: str, *, consistent: bool) -> Iterator[tuple[Item, Item | None]]:
+    """A member's entries as the index shows them and as the ledger holds them."""
+    for rows in store().index_rows(member):
+        for some in batched(rows, 100, strict=False):  # not a whole page of entries at once
+            stored = store().stored_entries([_key(row) for row in some], consistent=consistent)
+            for row in some:
+                yield row, stored.get(_key(row))
+
+
+def _key(item: Item) -> tuple[str, str]:
+    return item["pk"]["S"], item["sk"]["S"]
+
+
+def _program_of(key: str) -> str:
+    return key.partition("#")[0]
+
+
+def _profile_key(member: str) -> tuple[str, str]:
+    program_id, _, member_id = member.partition("#")
+    return f"{program_id}#member#{member_id}", "profile"
+
+
+def _birthday(profile: dict[str, Any] | None) -> int:
+    text = (profile or {}).get("birthday")
+    return (birthday_of(date.fromisoformat(text)) if text else None) or 0
+
+
+def _index(segment: int, number: int, start: Any) -> tuple[Tallies, Any]:
+    """Entries that no account knows of."""
+    rows, following = store().scanned_index(segment, number, start)
+    members = dict.fromkeys(row["m"]["S"] for row in rows)
+    accounts = store().stored_accounts(members)
+    tallies: Tallies = {}
+    for row in rows:
+        member = row["m"]["S"]
+        if without_account(row, _last(accounts.get(member))) is None:
+            continue
+        entry = store().stored_entries([_key(row)], consistent=True).get(_key(row))
+        again = store().stored_accounts([member], consistent=True).get(member)
+        violation = without_account(row, _last(again))
+        if violation and entry and all(entry.get(name) == row[name] for name in "mn"):
+            tally = Tally()
+            tally.blame(violation)
+            add(tallies, {_program_of(member): tally})
+    return tallies, following
+
+
+def _last(account: Item | None) -> int | None:
+    """The number of an account's last entry; None where there is no account."""
+    number = (account or {}).get("n", {}).get("N", "0")
+    return None if account is None else int(number) if number.isdecimal() else 0
+
+
+def _ledger(segment: int, number: int, start: Any) -> tuple[Tallies, Any]:
+    """All that stands under each key."""
+    items, following = store().scanned_ledger(segment, number, start)
+    together = [list(group) for _, group in groupby(items, key=lambda item: item["pk"]["S"])]
+    if following is not None and together:
+        # The page may have ended within the last one: it is read whole, and the next starts after.
+        together[-1] = store().stored_under(together[-1][0]["pk"]["S"]) or together[-1]
+        following = {name: together[-1][-1][name] for name in ("pk", "sk")}
+    terms = _terms()
+    tallies: Tallies = {}
+    expected = []
+    for group in together:
+        tally = checked_key(group, terms)
+        if tally.violated:
+            tally = _key_again(group[0]["pk"]["S"], terms)
+        elif (made := voucher(group, secrets())) is not None:
+            expected.append((group[0]["pk"]["S"], made))
+        add(tallies, {_program_of(group[0]["pk"]["S"]): tally})
+    found = store().records([(made.partition, "voucher") for _, made in expected])
+    for partition, made in expected:
+        if made.violation(found.get((made.partition, "voucher"))) is not None:
+            tally = _voucher_again(partition)
+            add(tallies, {_program_of(partition): tally})
+    return tallies, following
+
+
+def _key_again(partition: str, terms: Terms) -> Tally:
+    """What stands under a key, looked at until nothing is wrong, or it stays wrong."""
+    tally = Tally()
+    for look in range(LOOKS):
+        store().rest(FIRST_PAUSE + look)
+        items = store().stored_under(partition)
+        tally = checked_key(items, terms) if items else Tally()
+        if not tally.violated:
+            break
+    return tally
+
+
+def _voucher_again(partition: str) -> Tally:
+    tally = Tally()
+    made = voucher(store().stored_under(partition), secrets())
+    violation = made and made.violation(store().record(made.partition, "voucher"))
+    if violation:
+        tally.blame(violation)
+    return tally
+
+
+# Budgets and stocks
+
+
+def budgets(tallies: Iterable[str]) -> Budgets:
+    """What the budgets and stocks of these programs stand at now, of all their versions."""
+    found: Budgets = {}
+    for program_id in tallies:
+        names = _most(program_id)
+        found[program_id] = {name: _standing(program_id, name) for name in names}
+    return found
+
+
+def _most(program_id: str) -> dict[str, int]:
+    """The largest total that any version of the program has set, of each budget and stock."""
+    most: dict[str, int] = {}
+    for version in store().versions(program_id):
+        rulebook = store().rulebook(program_id, version.number)
+        totals = dict(rulebook.budgets)
+        rewards = rulebook.program.rewards
+        totals |= {stock_id(r.reward_id): r.stock for r in rewards if r.stock is not None}
+        for name, total in totals.items():
+            most[name] = max(total, most.get(name, total))
+    return most
+
+
+def _standing(program_id: str, name: str) -> tuple[int, int]:
+    """(Points given, points left) of a budget, or pieces of a stock."""
+    return store().budget_standing(program_id, name) or (0, 0)
+
+
+def conclusions(tallies: Tallies, before: Budgets) -> Tallies:
+    """The tallies with what only the whole shows; `before` is what budgets stood at when the
+    reading of the ledger began."""
+    after = budgets(tallies)
+    concluded: Tallies = {}
+    for program_id, tally in tallies.items():
+        known = before.get(program_id, {})
+        still = {
+            name: now if tuple(known.get(name, ())) == now else None
+            for name, now in after[program_id].items()
+        }
+        concluded[program_id] = summed_up(program_id, tally, still, _most(program_id))
+    return concluded
