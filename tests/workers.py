@@ -431,7 +431,7 @@ def processes() -> Any:
 
 
 def _serve(pipe: Connection, barrier: threading.Barrier) -> None:
-    _hush()
+    hush()
     while (job := pipe.recv()) is not None:
         try:
             pipe.send(_play(job, barrier))
@@ -474,14 +474,14 @@ def _play(job: Job, barrier: threading.Barrier) -> tuple[list[list[Answer]], int
 
 def die_at(endpoint: str, tables: Tables, now: datetime, call: Call, plan: Plan) -> None:
     """Send a request in a process that a fault of the plan kills; status 0 if it was not killed."""
-    _hush()
+    hush()
     client = connect(endpoint)
     Faults(client).follow(plan)
     with deployed(client, tables, now, sleep=without_pause):
         send(call)
 
 
-def _hush() -> None:
+def hush() -> None:
     # Metrics and logs of the handlers are nobody's business here.
     with open(os.devnull, "w") as nowhere:  # noqa: PTH123  # os.devnull is a name, not a path
         os.dup2(nowhere.fileno(), 1)
