@@ -130,6 +130,21 @@ def test_reading_needs_less_than_a_unit_for_an_entry(filled: House) -> None:
     assert found.read_units < found.entries
 
 
+@pytest.mark.usefixtures("house")
+@pytest.mark.parametrize("award_on", ["registration", "first_purchase"])
+def test_a_referral_stands_under_the_key_of_what_paid_it(award_on: str) -> None:
+    referral = {"award_on": award_on, "referred_points": 5, "referrer_points": 7}
+    done(workers.publish(shop(referral=referral, budget={"points": 500})))
+    code = done(workers.enrol("ana"))["referral_code"]
+    done(workers.enrol("ben", referral_code=code))
+    assert send(workers.reverse("order", "early", amount=1000)).status == 202
+    done(workers.purchase("order", "ben", 4000, 1000))
+    done(workers.reverse("order", "return", lines=[{"line_id": "1"}]))
+    found = verified()
+    assert found.violations == []
+    assert found.tallies["shop"].moved["referral"] == 12
+
+
 # In the cloud
 
 
@@ -409,6 +424,30 @@ def test_a_kind_that_cannot_stand_under_its_key() -> None:
     swept = replace(award, kind="expire", partition="d#ann", sort="7")
     assert under_one_key(ledger, swept) == [("key", "d#ann 7")]
     assert under_one_key(ledger, replace(swept, sort="2", member_id="ben")) == [("key", "d#ann 2")]
+
+
+def test_a_refund_that_waits_is_missed(house: House) -> None:
+    done(workers.publish(shop()))
+    done(workers.enrol("ana"))
+    for refund_id in ("one", "two"):
+        assert send(workers.reverse("order", refund_id, amount=100)).status == 202
+    table = house.tables.ledger
+
+    def without(sort: str) -> list[str | None]:
+        key = {"pk": {"S": "shop#e#order"}, "sk": {"S": sort}}
+        item = house.direct.get_item(TableName=table, Key=key)["Item"]
+        house.direct.delete_item(TableName=table, Key=key)
+        found = [v.entry for v in verified().violations if v.code == "waiting"]
+        house.direct.put_item(TableName=table, Item=item)
+        return found
+
+    assert verified().violations == []
+    assert without("0") == ["e#order 0"]
+    assert without("w#001") == []  # nothing else says that it waited: docs/proof.md tells so
+    done(workers.purchase("order", "ana", 5000))
+    assert verified().violations == []
+    for sort in ("0", "w#001", "w#002"):
+        assert f"e#order {sort}" in without(sort)
 
 
 def test_a_budget_that_is_not_what_entries_have_drawn(house: House) -> None:

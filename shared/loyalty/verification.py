@@ -19,6 +19,7 @@ from loyalty import refunds
 from loyalty.codes import Secrets, voucher_code
 from loyalty.dates import Per, day_number, from_milliseconds, local_date
 from loyalty.decisions import redemption_id, stock_id
+from loyalty.earning import slot
 from loyalty.limits import token
 from loyalty.model import Account, Broken, Day, Entry, Refusal
 from loyalty.program import Program
@@ -410,6 +411,13 @@ class _Member:
             self._blame("birthday", f"{detail} have left it: set it again")
 
 
+def _slot_number(sort: str) -> int:
+    """Which refund waits under a sort key, counted from 0; −1 for what is no slot."""
+    digits = sort.removeprefix("w#")
+    number = int(digits) if digits.isdecimal() else -1
+    return number if number >= 0 and slot(number) == sort else -1
+
+
 def _total(account: Account) -> int:
     return account.available + account.pending_points + account.held - account.debt
 
@@ -483,7 +491,8 @@ class _Key:
 
     def _may_stand(self, entry: Entry) -> bool:
         letter, _, name = entry.partition.partition("#")
-        if letter in ("m", "x", "b", "a", "d") and name != entry.member_id:
+        own = letter in ("m", "x", "b", "a", "d") and entry.kind != "referral"
+        if own and name != entry.member_id:
             return False
         if letter == "d" and entry.sort != str(entry.seq):
             return False
@@ -496,26 +505,30 @@ class _Key:
         """Refunds that came before their event: as they were left, none lost; the event closes the
         slot behind them and names each of them."""
         award = self._entries.get("1")
-        if award and not self._waiting:
-            self._blame("waiting", "the refunds that came before it are not there", award)
+        told = [name for name, _ in ((award and award.explanation) or {}).get("w", ())]
+        slots = {item["sk"]["S"]: item for item in self._waiting}
         for item in self._waiting:
             strange = item.keys() - ENTRY_NAMES or item.keys() & {"m", "n"}
             if strange or item_hash(item, b"") != bytes(item.get("h", {}).get("B", b"")):
                 self._blame("waiting", "it is not as it was left", item)
-        slots = sorted(
-            self._waiting, key=lambda item: (item["sk"]["S"] != "0", item["sk"]["S"])
-        )  # fmt: skip
-        refunds_before = [waiting_of(item) for item in slots]
-        for number, waits in enumerate(refunds_before):
-            last = number == len(refunds_before) - 1
-            in_place = waits.sort == (f"w#{number:03}" if number else "0")
-            if not in_place or (waits.refund is None) != (last and award is not None):
-                self._blame("waiting", "one before or behind it is not there", slots[number])
-        if award and self._waiting:
-            told = [name for name, _ in (award.explanation or {}).get("w", ())]
-            waited = [w.refund["refund_id"] for w in refunds_before if w.refund is not None]
-            if told != waited:
-                self._blame("waiting", "those that waited are not those that it took", award)
+        most = len(told) + 1 if award else max(map(_slot_number, slots), default=-1) + 1
+        refund_ids = []
+        for number in range(most):
+            name = slot(number)
+            if name not in slots:
+                key = f"{self._partition} {name}"
+                detail = "a refund that waited, or the end of those, is not there"
+                self.tally.blame(Violation("waiting", self._program_id, None, key, None, detail))
+                continue
+            item = slots.pop(name)
+            refund = waiting_of(item).refund
+            if (refund is None) != (award is not None and number == len(told)):
+                self._blame("waiting", "it closes what is open, or is open behind the end", item)
+            refund_ids += [] if refund is None else [refund["refund_id"]]
+        for item in slots.values():
+            self._blame("waiting", "no refund waits in such a place", item)
+        if award and told != refund_ids:
+            self._blame("waiting", "those that waited are not those that it took", award)
 
     def _have_their_legs(self) -> None:
         """4. and 10. What one transaction has written is all there, and cancels out."""
