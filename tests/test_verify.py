@@ -5,6 +5,9 @@ from __future__ import annotations
 
 import inspect
 import json
+import os
+import subprocess
+import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
@@ -34,6 +37,8 @@ from tests.programs import shop, smallest
 from tests.strategies import DAY, Ledger, instant
 from tests.workers import NOON, House, by_member, done, send
 from tools.engine import Engine, Tables
+from tools.template import ROOT
+from tools.verify import main as command
 from tools.verify import told, verified
 
 MUTATIONS = 60
@@ -533,3 +538,39 @@ def test_every_kind_of_violation_is_one_that_is_raised() -> None:
     source = inspect.getsource(verification)
     for code in LAWS:
         assert source.count(f'"{code}"') >= 2, code
+
+
+# On a developer's machine
+
+
+def test_the_running_service_verifies_its_own_ledger(service: Any) -> None:
+    program = shop(program_id="verified-here")
+    headers = service.headers("admin")
+    base = "/v1/programs/verified-here"
+    service.http.put(f"{base}/program", json=program, headers=headers).raise_for_status()
+    body = {"member_id": "ana", "birthday": "1990-02-28"}
+    service.http.post(f"{base}/members", json=body, headers=headers).raise_for_status()
+    command = [sys.executable, "-m", "tools.verify", "--url", service.url]
+    environment = os.environ | {"PYTHONPATH": f"{ROOT / 'functions'}:{ROOT / 'shared'}"}
+    said = subprocess.run(
+        command, cwd=ROOT, env=environment, capture_output=True, text=True, check=True, timeout=120
+    ).stdout
+    assert "verified-here: 1 entries, 1 members, 50 points outstanding, 0 violations" in said
+    answer = service.http.get(f"{base}/analytics/verify", headers=headers).json()
+    assert (answer["status"], answer["entries"]) == ("clean", 1)
+
+
+def test_tables_are_verified_by_their_names_and_the_status_says_whether_they_are_whole(
+    house: House, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    done(workers.publish(shop()))
+    done(workers.enrol("ana"))
+    names = [f"--{t}={getattr(house.tables, t)}" for t in ("accounts", "ledger", "records")]
+    monkeypatch.setattr(sys, "argv", ["verify", *names])
+    assert command() == 0
+    assert "shop: 1 entries, 1 members, 50 points outstanding, 0 violations" in (
+        capsys.readouterr().out
+    )
+    change(house, "shop#m#ana", b={"N": "51"})
+    assert command() == 1
+    assert "law  9 hash          ana  m#ana 0 (entry 1)" in capsys.readouterr().out
