@@ -23,6 +23,7 @@ from loyalty.earning import birthday_of
 from loyalty.edge import count, counting, logger, secrets, store, verify_queue
 from loyalty.segments import Message, Work
 from loyalty.verification import (
+    ExpectedVoucher,
     Tally,
     Terms,
     checked_key,
@@ -31,7 +32,7 @@ from loyalty.verification import (
     voucher,
     without_account,
 )
-from loyalty.wire import Item
+from loyalty.wire import Item, account_of, entry_of
 
 ACCOUNTS_AT_ONCE: Final = 100
 """Accounts of one page: their entries are read one account after the other, a second or two."""
@@ -320,10 +321,28 @@ def _key_again(partition: str, terms: Terms) -> Tally:
 def _voucher_again(partition: str) -> Tally:
     tally = Tally()
     made = voucher(store().stored_under(partition), secrets())
-    violation = made and made.violation(store().record(made.partition, "voucher"))
-    if violation:
+    record = store().record(made.partition, "voucher") if made else None
+    violation = made and made.violation(record)
+    if made and made.withdrawn(record) and _restored(made):
+        tally.drawn[made.stock] -= made.pieces
+    elif violation:
         tally.blame(violation)
     return tally
+
+
+def _restored(made: ExpectedVoucher) -> bool:
+    """Whether a refund gave points of the redemption back to who made it, or to who that is now."""
+    program_id, member_id = made.entry.program_id, made.entry.member_id
+    seen: set[str] = set()
+    while member_id and member_id not in seen:
+        seen.add(member_id)
+        member = f"{program_id}#{member_id}"
+        for _, item in _rows(member, consistent=True):
+            if item is not None and "x" in item and made.restored_by(entry_of(item)):
+                return True
+        account = store().stored_accounts([member], consistent=True).get(member)
+        member_id = account_of(account).merged_into if account else ""
+    return False
 
 
 # Budgets and stocks

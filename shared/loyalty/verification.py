@@ -453,10 +453,11 @@ class _Key:
         self._terms = terms
         self._entries: dict[str, Entry] = {}
         self._waiting: list[Item] = []
+        self._proposal: Item | None = None
         for item in items:
             try:
                 if is_waiting(item):
-                    self._waiting.append(item)
+                    self._wait(item)
                 else:
                     entry = entry_of(item)
                     self._entries[entry.sort] = entry
@@ -469,6 +470,19 @@ class _Key:
         except (Broken, Refusal, *_UNREADABLE) as error:
             for item in items:
                 self._blame("unreadable", f"what stands together does not fit: {error!r}", item)
+
+    def _wait(self, item: Item) -> None:
+        """Keep what waits: a proposal, or a refund or the end of those. It is in no member's chain,
+        and its hash is its own."""
+        strange = item.keys() - ENTRY_NAMES or item.keys() & {"m", "n"}
+        if strange or item_hash(item, b"") != bytes(item.get("h", {}).get("B", b"")):
+            self._blame("waiting", "it is not as it was left", item)
+        if waiting_of(item).proposal is None:
+            self._waiting.append(item)
+            return
+        self._proposal = item
+        if item["sk"]["S"] != "0" or not self._partition.startswith("k#"):
+            self._blame("key", "no proposal stands under such a key", item)
 
     def _blame(self, code: str, detail: str, what: Item | Entry) -> None:
         if isinstance(what, Entry):
@@ -507,10 +521,6 @@ class _Key:
         award = self._entries.get("1")
         told = [name for name, _ in ((award and award.explanation) or {}).get("w", ())]
         slots = {item["sk"]["S"]: item for item in self._waiting}
-        for item in self._waiting:
-            strange = item.keys() - ENTRY_NAMES or item.keys() & {"m", "n"}
-            if strange or item_hash(item, b"") != bytes(item.get("h", {}).get("B", b"")):
-                self._blame("waiting", "it is not as it was left", item)
         most = len(told) + 1 if award else max(map(_slot_number, slots), default=-1) + 1
         refund_ids = []
         for number in range(most):
@@ -543,6 +553,8 @@ class _Key:
                 missing = "the redemption that it undoes"
             elif entry.kind == "reverse" and (event is None or event.kind not in refunds.EVENTS):
                 missing = "the event that it takes back"
+            elif entry.sort == "approved" and self._proposal is None:
+                missing = "the proposal that was approved"
             elif entry.kind == "referral" and not self._refers(event):
                 missing = "the event that has paid it"
             elif entry.sort.count("#") == 2 and entry.sort.rpartition("#")[0] not in entries:
@@ -633,14 +645,28 @@ class _Key:
 
 @dataclass(frozen=True, slots=True)
 class ExpectedVoucher:
-    """The voucher that a redemption made: the partition of its record, and what that has to say."""
+    """The voucher that a redemption made: the partition of its record, and what that has to say;
+    the `pieces` of a `stock` that the redemption drew."""
 
     entry: Entry
     partition: str
     cancelled: bool
+    stock: str = ""
+    pieces: int = 0
+
+    def withdrawn(self, record: Mapping[str, Any] | None) -> bool:
+        """Whether it is cancelled though the redemption is not: only a refund does that, and gives
+        the pieces back."""
+        return record is not None and record["status"] == "cancelled" and not self.cancelled
+
+    def restored_by(self, entry: Entry) -> bool:
+        """Whether that entry has given back points of the redemption."""
+        told = (entry.explanation or {}).get("s", ())
+        return any(name == redemption_id(self.entry) for name, _ in told)
 
     def violation(self, record: Mapping[str, Any] | None) -> Violation | None:
-        """What is wrong with the record as it was found; None where it is right."""
+        """What is wrong with the record as it was found, if no refund has withdrawn it; None where
+        it is right."""
         detail = None
         if record is None:
             detail = "its voucher is not there"
@@ -664,7 +690,10 @@ def voucher(items: Sequence[Item], secrets: Secrets) -> ExpectedVoucher | None:
         if entry is None or not {"r", "v"} <= answer.keys() or answer["v"] not in secrets.versions:
             continue
         code = voucher_code(secrets, answer["v"], entry.program_id, redemption_id(entry))
-        return ExpectedVoucher(entry, voucher_key(entry.program_id, code), "cancel" in entries)
+        place = voucher_key(entry.program_id, code)
+        drew = (entries["0"].answer or {}) if "0" in entries else {}
+        stock, pieces = stock_id(drew.get("r", "")), drew.get("k", 0)
+        return ExpectedVoucher(entry, place, "cancel" in entries, stock, pieces)
     return None
 
 
