@@ -139,8 +139,11 @@ class Mutations:
         return Mutation("deletion", table, ((item, None),))
 
     def _is_followed(self, item: Item) -> bool:
-        """Whether the event of a refund that waits has come, or another refund waits behind it."""
+        """Whether the event of a refund that waits has come, or another refund waits behind it;
+        whether a proposal was approved."""
         pk, sk = item["pk"]["S"], item["sk"]["S"]
+        if item["k"]["S"] == "g":
+            return (pk, "approved") in self._keys
         behind = f"w#{int(sk.removeprefix('w#')) + 1:03}" if sk != "0" else "w#001"
         return (pk, "1") in self._keys or (pk, behind) in self._keys
 
@@ -283,7 +286,7 @@ def main() -> int:
         house = House(engine, create_tables(engine.endpoint, "proof-verify"))
         meter.attach(house.client)
         ledgers.fill(house, members=options.members, commands=options.commands)
-        kinds = len({item["k"]["S"] for item in house.books().ledger} - {"w"})
+        kinds = len({item["k"]["S"] for item in house.books().ledger} - {"w", "g"})
         with house.on(365):
             report = prove(house, options.number, options.seed)
     told("verify", table(report, kinds), write=options.write, document=PROOF)

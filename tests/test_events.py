@@ -17,6 +17,7 @@ from typing import Any
 
 import pytest
 
+import expire
 import stream
 from loyalty import edge, store
 from loyalty.edge import App
@@ -116,9 +117,12 @@ def queued(
     monkeypatch.setattr(edge, "clock", lambda: NOW)
     monkeypatch.setattr(stream.metrics, "service", "loyalty-test")
     sent: list[dict[str, Any]] = []
-    monkeypatch.setattr(
-        store, "send_messages", lambda url, bodies: sent.extend({"to": url, **b} for b in bodies)
-    )
+    for sender in (expire, store):
+        monkeypatch.setattr(
+            sender,
+            "send_messages",
+            lambda url, bodies: sent.extend({"to": url, **b} for b in bodies),
+        )
     cached = (edge.store, edge.secrets, edge.sign_in, edge.publish_delay)
     for each in cached:
         each.cache_clear()

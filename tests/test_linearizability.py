@@ -22,7 +22,7 @@ from tests.linearizability import (
 )
 from tools.engine import Engine, Tables
 
-HISTORIES = 25
+HISTORIES = 6
 """Of a thousand, which docs/proof.md reports on."""
 FAULTY = 3
 

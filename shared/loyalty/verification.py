@@ -494,6 +494,11 @@ class _Key:
             told = Violation(code, self._program_id, member, name, _number(what), detail)
         self.tally.blame(told)
 
+    def _lost(self, code: str, sort: str, detail: str) -> None:
+        """Something that belonged to no member is not there."""
+        key = f"{self._partition} {sort}"
+        self.tally.blame(Violation(code, self._program_id, None, key, None, detail))
+
     def _judge(self) -> None:
         for entry in self._entries.values():
             if not self._may_stand(entry):
@@ -526,9 +531,7 @@ class _Key:
         for number in range(most):
             name = slot(number)
             if name not in slots:
-                key = f"{self._partition} {name}"
-                detail = "a refund that waited, or the end of those, is not there"
-                self.tally.blame(Violation("waiting", self._program_id, None, key, None, detail))
+                self._lost("waiting", name, "a refund that waited, or their end, is not there")
                 continue
             item = slots.pop(name)
             refund = waiting_of(item).refund
@@ -555,6 +558,7 @@ class _Key:
                 missing = "the event that it takes back"
             elif entry.sort == "approved" and self._proposal is None:
                 missing = "the proposal that was approved"
+                self._lost("missing_leg", "0", "a proposal that was approved is not there")
             elif entry.kind == "referral" and not self._refers(event):
                 missing = "the event that has paid it"
             elif entry.sort.count("#") == 2 and entry.sort.rpartition("#")[0] not in entries:
