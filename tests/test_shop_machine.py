@@ -39,6 +39,7 @@ from tests import workers
 from tests.programs import smallest
 from tests.workers import Answer, Books, Call, House, deployed, send, without_pause
 from tools.engine import Engine, Tables
+from tools.verify import verified
 
 EXAMPLES = 8
 STEPS = 40
@@ -256,7 +257,9 @@ class ShopMachine(RuleBasedStateMachine):
             self.adjusted(name, 40)
 
     def teardown(self) -> None:
-        self.stack.close()
+        """At the end of a life the verification finds nothing in what it has left."""
+        with self.stack:
+            assert verified().violations == []
 
     # Time
 
