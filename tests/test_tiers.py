@@ -456,6 +456,18 @@ def test_a_refund_lowers_only_what_it_held_up() -> None:
     assert (tier(ledger, "2026-02-06"), standing(ledger, "2026-02-06")["counted"]) == ("bronze", 0)
 
 
+@pytest.mark.parametrize("counted", ["points", "spend"])
+def test_the_last_of_several_refunds_takes_only_what_still_counts(counted: str) -> None:
+    ledger = member(CALENDAR, "full", qualify_by=counted)
+    scale = 100 if counted == "spend" else 1
+    first = buy(ledger, "2026-02-01", 100)
+    buy(ledger, "2026-02-02", 60)
+    ledger.reverse(noon("2026-02-03"), first, "some", amount=9000)
+    assert standing(ledger, "2026-02-03")["counted"] == 70 * scale
+    ledger.reverse(noon("2026-02-04"), first, "rest")
+    assert standing(ledger, "2026-02-04")["counted"] == 60 * scale
+
+
 def test_a_refund_of_last_years_purchase_takes_the_tier_that_it_gave() -> None:
     ledger = member(CALENDAR, "full")
     entry = buy(ledger, "2026-12-01", 120)

@@ -482,7 +482,7 @@ def reverse(
         event,
         taken,
         _claimed([event, *own]),
-        qualifying=_qualified(given, event, points, before, after),
+        qualifying=_qualified(given, points, before, after),
         stored={} if parts is None else {"b": parts},
         restored=restored,
         same=same,
@@ -526,21 +526,14 @@ def given_back_to_budgets(given: Given, before: Progress, after: Progress) -> di
     return {name: points for name, points in draws.items() if points}
 
 
-def _qualified(
-    given: Given, event: Entry, points: int, before: Progress, after: Progress
-) -> int | None:
-    """How much of what the event counted towards a tier it counts no more; None for all."""
+def _qualified(given: Given, points: int, before: Progress, after: Progress) -> int:
+    """How much of what the event counted towards a tier it counts no more."""
     tiers = given.rulebook.program.tiers
-    if tiers is None or after.whole:
-        return None
-    if tiers.qualify_by == "points":
+    if tiers is None or tiers.qualify_by == "points":
         return points
-    spend = sum(amount for _, amount in event.qualifying if amount > 0)
     base = sum(given.bases)
-    if not base:
-        return 0
-    kept = [spend * given.base_left(p.back) / base for p in (before, after)]
-    return int(spend - kept[1]) - int(spend - kept[0])
+    gone = [int(base - given.base_left(progress.back)) for progress in (before, after)]
+    return gone[1] - gone[0]
 
 
 def _restore(
