@@ -1,0 +1,2495 @@
+"""A second ledger, as naive as possible, to compare the real one with.
+
+It shares no code and no idea of storage with the engine: a point is one small dict in a list, what
+happened is a list of facts, and every limit, window, budget and sum is counted anew from them each
+time. It was written from the description of the product alone, by somebody who had not read the
+engine; where that description leaves a choice, the choice is listed here and, where it is cheap,
+can be turned by `Model(document, readings={...})`.
+
+Readings (R..; the names in capitals are keys of READINGS):
+
+Earning
+R1  MATCH: several lists in one `match` or `applies_to` are all to hold (`all`), not one of them
+    (`any`). In `exclude` one hit is enough.
+R2  Tax and shipping that count are spread over the lines in proportion to their amounts, and what
+    was paid with points over the lines in proportion to that sum; a base is never below 0.
+R3  `hours` and opening hours are half open: at the end it is over. Hours of a location that pass
+    midnight belong to the day they begin on; a rule's weekday is that of the local date.
+R4  An attribute that is absent, or of another kind than the value, satisfies no comparison, `!=`
+    included. true is no 1.
+R5  A rule without a line that matches has not fired. One that fires and gives 0 has.
+R6  The line multiplier of a line is that of the most specific match (by products, else categories,
+    else brands, else none), ties: the first in evaluation order. It also multiplies what offers
+    gave to the line (OFFER_LINE_MULTIPLIER). A multiplier's own `exclusive` means nothing.
+R7  An exclusive rule silences rules, not offers.
+R8  A campaign with a `match` multiplies what matching lines earned and no fixed points; all
+    campaigns that hold multiply; referral points are multiplied by nothing.
+R9  A campaign's budget counts the points that it added, not those there would be without it; what
+    is left of it cuts only these.
+R10 `tier_multiplier` is true by default for the triggers purchase and first_purchase.
+R11 FREQUENCY_COUNTS: a rule's frequency counts the times that it paid more than 0 (`paid`), not
+    those it fired (`fired`). Times of line multipliers are counted when they fire. A cooldown
+    holds in both directions, between times of occurrence.
+R12 A limit is compared with unrounded points. `refuse` in a rule's limit takes the rule's points,
+    in the program's limit all of the event's. The program's limits count awards by rules and
+    offers, not referrals; the program's budget counts referrals too.
+R13 With the scopes `rule` and `line` rounding up may pass a cap over several rules: then the cap
+    is spread instead. Points per event are a line of their own. Shares are those of the rounded
+    total in proportion to the unrounded points (Hamilton); first over rules, then over each rule's
+    lines (for scope `line`: over the line's rules).
+R14 The first purchase is the first one recorded, whatever it earned and whether or not it was
+    refunded. Pending and multipliers go by the rule's trigger (FIRST_PURCHASE_PENDS).
+R15 A duration of lateness, cooldown, or wait with days is counted on the local clock.
+R16 The fixed date of an expiry is the first one after the start of the lot's clock; `older_than`
+    is measured from that start, too. Inactivity is the program's, also where a rule overrides.
+R17 Points that are granted expired pay no debt. Pending points pay it when they become available.
+R18 Referral points are pending by `pending.referral`, expire as the program says, and are part of
+    the `points` of the referred member's award (REFERRAL_IN_AWARD). A limit of the referrer stops
+    the referrer's points alone. Both count as awarded and as qualifying.
+R19 BIRTHDAY_DAYS: the last 7 local dates are today and the 6 before. Only the sweep pays birthdays
+    and anniversaries, anniversaries under the same conditions. A rule that did not fire may fire
+    on a later sweep. The order of members in a sweep is that of enrolment.
+R20 A check-in that gives 0: limit_reached where a frequency or a cap was the cause, otherwise
+    nothing_earned. Refusals in this order: code, member, hours, limits, points.
+
+Expiry
+R21 INACTIVITY_PENDING: inactivity takes pending points too, held ones when they come back.
+    INACTIVITY_LATER: also those credited (sent, adjusted, merged) after its date without any
+    activity. Without any activity there is no such date.
+R22 EXPIRING_UNDATED: points without a date are not in `expiring`, inactivity or not.
+
+Tiers
+R23 Calendar and membership years: judged when they end, carried out after the grace by the better
+    of the year that ended and the running one. Rolling windows: each midnight ends one; a member
+    who is below at each midnight of the grace goes down, one step and then the next after another
+    grace (at least a day). Lifetime: never down. Downgrade absent: none. Window absent: lifetime.
+R24 A tier set by staff replaces the earned one, higher or lower. Without `until` it has no end.
+R25 Without tiers qualifying points are 0. A refund subtracts all that its event gave for what came
+    back, expired and forgiven points included, from lifetime and (dated by the event) qualifying
+    points. Adjustments are neither.
+
+Spending
+R26 PAYMENT_NEEDS_ORDER: points are a payment where there is an order and a points_payment, plain
+    otherwise.
+R27 Every reward that is not on hold gives a voucher; a hold gives it when it is captured. A
+    discount of an amount is given in full; a percentage is rounded down.
+R28 LIMIT_FORGETS_CANCELLED: what was cancelled or lapsed counts in no limit of a reward.
+R29 REPEAT_ENDS: capturing, cancelling, approving, refusing again what ended this way is a replay.
+R30 Refusals of a redemption in this order: member, reward, currency, window, tier and group,
+    limit, stock, holds, payment, points.
+R31 Waits of transfers are whole local dates: of the sender, from the enrolment; of points, from
+    the date they were credited to this member. Where only fresh points are missing:
+    transfer_refused, otherwise insufficient_points.
+R32 A hold does not lapse or end by blocking or closing; cancelling is no right of the blocked only.
+
+Taking back
+R33 The lot of an event is that of its date: its own points first, then (after its expired ones)
+    others of the same date. Points of one date are spent in the order of their credit.
+R34 Under `debt`, other lots are taken first, the rest is owed.
+R35 Threshold rules are all with a min_amount: below it on what remains, all of theirs go. Fixed
+    points go when no matching line remains.
+R36 Where a line's points come from several rules, and where points are taken by `proportional`,
+    they are taken in proportion to what is left of each.
+R37 RESTORE_FIRST: points that paid come back after the refund has taken its own. In proportion of
+    the lines' amounts, in spending order. `restored_points` are those that live. GRACE_FROM: a
+    grace counts from the refund's date.
+R38 A refund that waited and does not fit is carried out as far as it fits. A refund of what is
+    gone already, also of everything, is more_than_bought.
+R39 Adjustments expire as the program says unless they name a date; proposals do not lapse here.
+R40 A merge keeps enrolment, tier (raised by the joint points), groups, status of the member that
+    stays. `points` are what was available and pending. An erased member shows zeros.
+
+Not modelled: signatures of codes, rotating and one-time codes, 1 March birthdays, lapsing of
+proposals, too_many_points and account_too_large, entries, hashes, notices.
+"""
+
+from __future__ import annotations
+
+import re
+from datetime import UTC, date, datetime, timedelta
+from fractions import Fraction
+from functools import cache
+from zoneinfo import ZoneInfo
+
+READINGS = {
+    "MATCH": "all",  # all | any
+    "OFFER_LINE_MULTIPLIER": True,
+    "FREQUENCY_COUNTS": "paid",  # paid | fired
+    "FIRST_PURCHASE_PENDS": "own",  # own | purchase
+    "REFERRAL_IN_AWARD": True,
+    "BIRTHDAY_DAYS": 6,  # days before today
+    "INACTIVITY_PENDING": True,
+    "INACTIVITY_LATER": True,
+    "EXPIRING_UNDATED": False,
+    "PAYMENT_NEEDS_ORDER": True,
+    "LIMIT_FORGETS_CANCELLED": True,
+    "REPEAT_ENDS": "replay",  # replay | refuse
+    "RESTORE_FIRST": False,
+    "GRACE_FROM": "refund",  # refund | expiry
+    "TIER_REFUND": "all",  # all | taken
+}
+
+RESERVED = {
+    "registration",
+    "profile_completed",
+    "referral",
+    "check_in",
+    "birthday",
+    "anniversary",
+}
+REFERRAL = "referral"
+EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+WEEKDAYS = ["mon", "tue", "wed", "thu", "fri", "sat", "sun"]
+FUTURE_TOLERANCE_MS = 5 * 60 * 1000
+DEFAULT_HOLD = "PT30M"
+MOST_HOLDS = 20
+
+
+class RefusedError(Exception):
+    def __init__(self, code, **details):
+        super().__init__(code)
+        self.code = code
+        self.details = details
+
+
+# --- numbers -------------------------------------------------------------------------------------
+
+
+@cache
+def number(text):
+    """An exact number from an integer or a decimal string."""
+    return Fraction(text)
+
+
+def largest_remainder(total, weights):
+    """`total` in whole parts, in proportion to the weights; ties in their order."""
+    if not weights:
+        return []
+    whole = sum(weights)
+    if whole == 0:
+        return [total] + [0] * (len(weights) - 1)
+    quotas = [Fraction(total) * weight / whole for weight in weights]
+    shares = [quota.numerator // quota.denominator for quota in quotas]
+    by_remainder = sorted(range(len(weights)), key=lambda i: (shares[i] - quotas[i], i))
+    for i in by_remainder[: total - sum(shares)]:
+        shares[i] += 1
+    return shares
+
+
+def rounded(value, mode):
+    value = Fraction(value)
+    below = value.numerator // value.denominator
+    if mode == "ceil":
+        return -((-value.numerator) // value.denominator)
+    if mode == "half_up":
+        return below + (1 if value - below >= Fraction(1, 2) else 0)
+    return below
+
+
+# --- time ----------------------------------------------------------------------------------------
+
+
+@cache
+def duration(text):
+    """Months, days and seconds of an ISO 8601 duration."""
+    found = re.fullmatch(
+        r"P(?:(\d+)Y)?(?:(\d+)M)?(?:(\d+)W)?(?:(\d+)D)?(?:T(?:(\d+)H)?(?:(\d+)M)?(?:(\d+)S)?)?",
+        text,
+    )
+    years, months, weeks, days, hours, minutes, seconds = (int(g or 0) for g in found.groups())
+    return 12 * years + months, 7 * weeks + days, 3600 * hours + 60 * minutes + seconds
+
+
+def days_in_month(year, month):
+    following = date(year + month // 12, month % 12 + 1, 1)
+    return (following - date(year, month, 1)).days
+
+
+def add_months(day, months):
+    """31 January + 1 month is the last day of February."""
+    count = day.year * 12 + day.month - 1 + months
+    year, month = count // 12, count % 12 + 1
+    return date(year, month, min(day.day, days_in_month(year, month)))
+
+
+def plus(day, text):
+    months, days, _ = duration(text)
+    return add_months(day, months) + timedelta(days=days)
+
+
+def minus(day, text):
+    months, days, _ = duration(text)
+    return add_months(day, -months) - timedelta(days=days)
+
+
+def window(per, day):
+    """What two dates have in common that lie in the same calendar window."""
+    if per == "day":
+        return day
+    if per == "week":
+        return day - timedelta(days=day.weekday())
+    if per == "month":
+        return (day.year, day.month)
+    if per == "year":
+        return day.year
+    return None
+
+
+def next_window(per, day):
+    if per == "day":
+        return day + timedelta(days=1)
+    if per == "week":
+        return day + timedelta(days=7 - day.weekday())
+    if per == "month":
+        return add_months(day.replace(day=1), 1)
+    if per == "year":
+        return date(day.year + 1, 1, 1)
+    return None
+
+
+def round_up(day, period):
+    """The first day after the period in which the date falls."""
+    if period == "week":
+        return next_window("week", day)
+    if period == "month":
+        return next_window("month", day)
+    if period == "quarter":
+        first = date(day.year, 3 * ((day.month - 1) // 3) + 1, 1)
+        return add_months(first, 3)
+    if period == "year":
+        return next_window("year", day)
+    return day
+
+
+def on_year(year, month, day):
+    """That day of the year; 29 February is the 28th in common years."""
+    return date(year, month, min(day, days_in_month(year, month)))
+
+
+def minutes_of(text):
+    hours, minutes = text.split(":")
+    return 60 * int(hours) + int(minutes)
+
+
+def within_hours(spans, minute):
+    for span in spans:
+        start, end = (minutes_of(part) for part in span.split("-"))
+        if start < end and start <= minute < end:
+            return True
+        if start >= end and (minute >= start or minute < end):
+            return True
+    return False
+
+
+def days_named(key):
+    """The weekdays that a key of opening hours names."""
+    named = []
+    for part in key.split(","):
+        first, _, last = part.strip().partition("-")
+        i = WEEKDAYS.index(first)
+        named.append(i)
+        while last and WEEKDAYS[i] != last:
+            i = (i + 1) % 7
+            named.append(i)
+    return named
+
+
+def is_open(hours, local):
+    if not hours:
+        return True
+    minute = 60 * local.hour + local.minute
+    for key, spans in hours.items():
+        for span in spans:
+            start, end = (minutes_of(part) for part in span.split("-"))
+            for day in days_named(key):
+                if start < end:
+                    if day == local.weekday() and start <= minute < end:
+                        return True
+                elif (day == local.weekday() and minute >= start) or (
+                    (day + 1) % 7 == local.weekday() and minute < end
+                ):
+                    return True
+    return False
+
+
+def started(text, local):
+    if text is None:
+        return True
+    if "T" in text:
+        return local.replace(tzinfo=None) >= datetime.fromisoformat(text)
+    return local.date() >= date.fromisoformat(text)
+
+
+def not_over(text, local):
+    if text is None:
+        return True
+    if "T" in text:
+        last = datetime.fromisoformat(text) + timedelta(minutes=1)
+        return local.replace(tzinfo=None) < last
+    return local.date() <= date.fromisoformat(text)
+
+
+# --- conditions ----------------------------------------------------------------------------------
+
+
+def compares(attribute, attributes):
+    """Whether one comparison of an attribute holds."""
+    if attribute["name"] not in attributes:
+        return False
+    have, op, want = attributes[attribute["name"]], attribute["op"], attribute["value"]
+    if op == "in":
+        return any(type(have) is type(one) and have == one for one in want)
+    if type(have) is not type(want):
+        return False
+    if op == "==":
+        return have == want
+    if op == "!=":
+        return have != want
+    if isinstance(have, bool):
+        return False
+    return {"<": have < want, "<=": have <= want, ">": have > want, ">=": have >= want}[op]
+
+
+def why_not(when, event):
+    """The first condition that does not hold, or None."""
+    if when is None:
+        return None
+    local = event["local"]
+    if "min_amount" in when and event["base"] < when["min_amount"]:
+        return "min_amount"
+    if "channels" in when and event["channel"] not in when["channels"]:
+        return "channels"
+    if "locations" in when and event["location_id"] not in when["locations"]:
+        return "locations"
+    if when.get("groups") and not set(when["groups"]) & set(event["groups"]):
+        return "groups"
+    if when.get("tiers") and event["tier_id"] not in when["tiers"]:
+        return "tiers"
+    if "weekdays" in when and WEEKDAYS[local.weekday()] not in when["weekdays"]:
+        return "weekdays"
+    if "hours" in when and not within_hours(when["hours"], 60 * local.hour + local.minute):
+        return "hours"
+    if not started(when.get("from"), local) or not not_over(when.get("until"), local):
+        return "dates"
+    if not all(compares(one, event["attributes"]) for one in when.get("attributes", [])):
+        return "attributes"
+    return None
+
+
+def names_line(filters, line):
+    """For each list that is there, whether it names the line."""
+    answers = []
+    if filters.get("products"):
+        answers.append(line["product_id"] in filters["products"])
+    if filters.get("categories"):
+        answers.append(any(one in filters["categories"] for one in line["category_ids"]))
+    if filters.get("brands"):
+        answers.append(line["brand_id"] in filters["brands"])
+    return answers
+
+
+def matches(match, line, how):
+    if not match:
+        return True
+    named = names_line(match, line)
+    if named and not (all(named) if how == "all" else any(named)):
+        return False
+    if "discounted" in match and line["discounted"] != match["discounted"]:
+        return False
+    return not any(names_line(match.get("exclude") or {}, line))
+
+
+def specificity(match):
+    match = match or {}
+    for rank, name in enumerate(["products", "categories", "brands"]):
+        if match.get(name):
+            return rank
+    return 3
+
+
+def copied(member):
+    """A member on which a command may work: nothing is changed until it succeeds."""
+    fresh = dict(member)
+    fresh["points"] = [dict(point) for point in member["points"]]
+    fresh["owed"] = list(member["owed"])
+    fresh["log"] = list(member["log"])
+    fresh["redemptions"] = {key: dict(one) for key, one in member["redemptions"].items()}
+    return fresh
+
+
+def spending_order(points):
+    """Earliest expiry first, never-expiring last, then in the order of credit."""
+    return sorted(points, key=lambda p: (p["expires_on"] or date.max, p["nr"]))
+
+
+def by_date(points):
+    """[[expires_on, points]] ascending, never-expiring last."""
+    sums = {}
+    for point in points:
+        sums[point["expires_on"]] = sums.get(point["expires_on"], 0) + 1
+    ordered = sorted(sums, key=lambda day: day or date.max)
+    return [[day.isoformat() if day else None, sums[day]] for day in ordered]
+
+
+def as_lots(points):
+    return [{"points": count, "expires_on": day} for day, count in by_date(points)]
+
+
+def available(member):
+    return [point for point in member["points"] if point["state"] == "available"]
+
+
+def debt(member):
+    return sum(1 for one in member["owed"] if one == "owed")
+
+
+def balance(member):
+    return len(available(member)) - debt(member)
+
+
+def simple_email(email):
+    name, _, host = email.lower().partition("@")
+    return name.partition("+")[0].replace(".", "") + "@" + host
+
+
+def simple_phone(phone):
+    return re.sub(r"[^0-9]", "", phone)
+
+
+class Work:
+    """What one command touches: copies that replace the originals when it succeeds."""
+
+    def __init__(self, model, now):
+        self.model = model
+        self.now = now
+        self.members = {}
+        self.adding = []  # what else is to be done on success
+
+    def member(self, member_id):
+        model = self.model
+        member_id = model.resolved(member_id)
+        if member_id in self.members:
+            return self.members[member_id]
+        if member_id not in model.members:
+            raise RefusedError("member_not_found")
+        if model.members[member_id]["status"] == "erased":
+            raise RefusedError("member_erased")
+        member = copied(model.members[member_id])
+        self.now = max(self.now, member["recorded"])
+        model.advance(member, self.now)
+        self.members[member_id] = member
+        return member
+
+    def commit(self):
+        for member in self.members.values():
+            self.model.advance(member, self.now)
+            member["recorded"] = self.now
+            self.model.members[member["member_id"]] = member
+        for act in self.adding:
+            act()
+
+
+class Model:
+    """Programs, members and what happened to them."""
+
+    def __init__(self, document, version=1, readings=None):
+        unknown = set(readings or {}) - set(READINGS)
+        if unknown:
+            raise ValueError(f"no such readings: {unknown}")
+        self.readings = {**READINGS, **(readings or {})}
+        self.documents = {version: document}
+        self.version = version
+        self.members = {}  # in the order of enrolment
+        self.aliases = {}
+        self.keys = {}  # (kind of key, key) -> (fingerprint, answer)
+        self.events = {}  # event_id -> what it recorded
+        self.waiting = {}  # event_id -> commands
+        self.owners = {}  # redemption -> member_id
+        self.proposals = {}
+        self.number = 0
+
+    # --- the program ---
+
+    def publish(self, document):
+        """A later version, in force at once."""
+        self.version += 1
+        self.documents[self.version] = document
+
+    @property
+    def program(self):
+        return self.documents[self.version]
+
+    @property
+    def zone(self):
+        return ZoneInfo(self.program["time_zone"])
+
+    def local(self, ms):
+        return (EPOCH + timedelta(milliseconds=ms)).astimezone(self.zone)
+
+    def day(self, ms):
+        return self.local(ms).date()
+
+    def instant(self, wall):
+        """Milliseconds of a naive local date and time."""
+        return (wall.replace(tzinfo=self.zone) - EPOCH) // timedelta(milliseconds=1)
+
+    def midnight(self, day):
+        return self.instant(datetime(day.year, day.month, day.day))  # noqa: DTZ001 local, see instant
+
+    def later(self, ms, text):
+        """A duration after an instant: months and days on the local clock."""
+        months, days, seconds = duration(text)
+        if months or days:
+            wall = self.local(ms).replace(tzinfo=None)
+            there = add_months(wall.date(), months) + timedelta(days=days)
+            ms = self.instant(datetime.combine(there, wall.time()))
+        return ms + 1000 * seconds
+
+    def earlier(self, ms, text):
+        months, days, seconds = duration(text)
+        if months or days:
+            wall = self.local(ms).replace(tzinfo=None)
+            there = add_months(wall.date(), -months) - timedelta(days=days)
+            ms = self.instant(datetime.combine(there, wall.time()))
+        return ms - 1000 * seconds
+
+    # --- commands ---
+
+    def do(self, command, now):
+        """Carry a command out, or refuse it and change nothing."""
+        work = Work(self, now)
+        try:
+            key = self.key_of(command)
+            fingerprint = {name: value for name, value in command.items() if value is not None}
+            if key in self.keys:
+                first, answer = self.keys[key]
+                if first != fingerprint:
+                    raise RefusedError(
+                        "member_exists" if key[0] == "member" else "idempotency_key_reused"
+                    )
+                return {**answer, "replayed": True}
+            answer = getattr(self, "do_" + command["kind"])(command, work)
+        except RefusedError as refused:
+            return {"ok": False, "code": refused.code, **refused.details}
+        work.commit()
+        answer = {"ok": True, **answer}
+        if key is not None:
+            self.keys[key] = (fingerprint, answer)
+        return answer
+
+    def key_of(self, command):
+        kind = command["kind"]
+        if kind == "award":
+            return ("event", command["event_id"])
+        if kind == "reversal":
+            return ("refund", command["event_id"], command["refund_id"])
+        if kind == "enrol":
+            member_id = self.resolved(command["member_id"])
+            if member_id in self.members and self.members[member_id]["status"] == "erased":
+                raise RefusedError("member_erased")
+            return ("member", command["member_id"])
+        if kind in ("capture", "cancel", "approve", "refuse", "use_voucher"):
+            return None
+        return ("key", command["key"]) if command.get("key") is not None else None
+
+    def resolved(self, member_id):
+        while member_id in self.aliases:
+            member_id = self.aliases[member_id]
+        return member_id
+
+    def view(self, member_id, now):
+        """What a read shows at that time; nothing changes."""
+        member_id = self.resolved(member_id)
+        if member_id not in self.members:
+            return {"ok": False, "code": "member_not_found"}
+        member = copied(self.members[member_id])
+        self.advance(member, max(now, member["recorded"]))
+        if member["status"] == "erased":
+            member["points"], member["owed"], member["log"] = [], [], []
+        today = self.day(max(now, member["recorded"]))
+        states = [point["state"] for point in member["points"]]
+        pending = {}
+        for point in member["points"]:
+            if point["state"] == "pending":
+                place = (point["available_on"], point["expires_on"])
+                pending[place] = pending.get(place, 0) + 1
+        pending_lots = [
+            [start.isoformat(), end.isoformat() if end else None, pending[start, end]]
+            for start, end in sorted(pending, key=lambda p: (p[0], p[1] or date.max))
+        ]
+        inactive = self.inactive_on(member)
+        expiring = {}
+        for point in available(member):
+            day = point["expires_on"]
+            if day is None and not (self.readings["EXPIRING_UNDATED"] and inactive):
+                continue
+            day = min(one for one in (day, inactive) if one is not None)
+            expiring[day] = expiring.get(day, 0) + 1
+        return {
+            "available": states.count("available"),
+            "pending": states.count("pending"),
+            "held": states.count("held"),
+            "debt": debt(member),
+            "lifetime_points": self.lifetime(member),
+            "qualifying_points": self.qualifying(member, today),
+            "tier": None if member["status"] == "erased" else self.tier_id(member, today),
+            "lots": by_date(available(member)),
+            "pending_lots": pending_lots,
+            "expiring": [
+                {"points": expiring[day], "expires_on": day.isoformat()} for day in sorted(expiring)
+            ],
+            "status": member["status"],
+        }
+
+    # --- what happens by itself ---
+
+    def inactive_on(self, member):
+        """The date on which everything goes unless something happens before; or None."""
+        policies = [one for one in self.program.get("expiry", []) if "inactive_for" in one]
+        active = [fact["on"] for fact in member["log"] if fact.get("active")]
+        if not policies or not active:
+            return None
+        return min(plus(max(active), one["inactive_for"]) for one in policies)
+
+    def advance(self, member, now):
+        """Expiry, activation, lapsing of holds and tiers up to an instant, in order of time."""
+        today = self.day(now)
+        moments = set()
+        for point in member["points"]:
+            if point["state"] == "pending" and point["available_on"] <= today:
+                moments.add((point["available_on"], 0))
+            if (
+                point["state"] in ("pending", "available", "held")
+                and point["expires_on"]
+                and point["expires_on"] <= today
+            ):
+                moments.add((point["expires_on"], 0))
+        for one in member["redemptions"].values():
+            if one["status"] == "held" and one["held_until"] <= now:
+                moments.add((self.day(one["held_until"]), one["held_until"]))
+        inactive = self.inactive_on(member)
+        if inactive and inactive <= today:
+            moments.add((inactive, 0))
+        for day, ms in sorted(moments):
+            if ms == 0:
+                for point in member["points"]:
+                    if self.is_over(point, day, inactive):
+                        point["state"] = "expired"
+                ready = [
+                    point
+                    for point in member["points"]
+                    if point["state"] == "pending" and point["available_on"] <= day
+                ]
+                self.make_available(member, ready)
+            else:
+                for key, one in member["redemptions"].items():
+                    if one["status"] == "held" and one["held_until"] == ms:
+                        one["status"] = "lapsed"
+                        held = [p for p in member["points"] if p["redemption"] == key]
+                        self.give_back(member, held, day)
+        self.advance_tier(member, today)
+
+    def is_over(self, point, day, inactive):
+        if point["state"] not in ("pending", "available"):
+            return False
+        if point["expires_on"] and point["expires_on"] <= day:
+            return True
+        if not inactive or inactive > day:
+            return False
+        if point["state"] == "pending" and not self.readings["INACTIVITY_PENDING"]:
+            return False
+        return self.readings["INACTIVITY_LATER"] or point["since"] < inactive
+
+    def make_available(self, member, points):
+        """Debt is paid first."""
+        for point in spending_order(points):
+            if "owed" in member["owed"]:
+                member["owed"][member["owed"].index("owed")] = "paid"
+                point["state"] = "paid"
+            else:
+                point["state"] = "available"
+
+    def give_back(self, member, points, day, grace=None):
+        """Points that were held or spent, to their old dates. Returns how many live."""
+        inactive = self.inactive_on(member)
+        alive = []
+        for point in points:
+            point["redemption"] = None
+            point["state"] = "available"
+            if point["expires_on"] and point["expires_on"] <= day and grace:
+                if self.readings["GRACE_FROM"] == "refund":
+                    point["expires_on"] = plus(day, grace)
+                else:
+                    point["expires_on"] = plus(point["expires_on"], grace)
+            if self.is_over(point, day, inactive):
+                point["state"] = "expired"
+            else:
+                alive.append(point)
+        self.make_available(member, alive)
+        return len(alive)
+
+    # --- sums ---
+
+    def lifetime(self, member):
+        awarded = sum(fact["points"] for fact in member["log"] if fact["kind"] == "award")
+        refunded = sum(fact["counted"] for fact in member["log"] if fact["kind"] == "refund")
+        return awarded - refunded
+
+    def qualifying_between(self, member, holds):
+        """What qualifies of the dates for which `holds`."""
+        by = self.program["tiers"].get("qualify_by", "points")
+        total = 0
+        for fact in member["log"]:
+            if fact["kind"] == "award" and holds(fact["on"]):
+                total += fact["base"] if by == "spend" else fact["points"]
+            if fact["kind"] == "refund" and holds(fact["on"]):
+                total -= fact["base"] if by == "spend" else fact["counted"]
+        return total
+
+    def qualifying(self, member, today):
+        if not self.program.get("tiers"):
+            return 0
+        frame = self.program["tiers"].get("window", "lifetime")
+        if frame == "lifetime":
+            return self.qualifying_between(member, lambda _: True)
+        if "rolling" in frame:
+            return self.qualifying_between(
+                member, lambda on: self.in_rolling(on, frame["rolling"], today)
+            )
+        start, end = self.period(member, today)
+        return self.qualifying_between(member, lambda on: start <= on < end)
+
+    def in_rolling(self, on, length, today):
+        months, days, _ = duration(length)
+        if not months and days <= 90:
+            return (today - on).days < days
+        if 30 * months + days > 90:
+            on = on.replace(day=days_in_month(on.year, on.month))
+        return plus(on, length) > today
+
+    def period_start(self, member, year):
+        """The day on which a calendar or membership year begins in that calendar year."""
+        if "calendar" in self.program["tiers"]["window"]:
+            return date(year, 1, 1)
+        joined = member["enrolled_on"]
+        return on_year(year, joined.month, joined.day)
+
+    def period(self, member, today):
+        start = self.period_start(member, today.year)
+        if start > today:
+            return self.period_start(member, today.year - 1), start
+        return start, self.period_start(member, today.year + 1)
+
+    def level_for(self, total):
+        reached = 0
+        for i, level in enumerate(self.program["tiers"]["levels"]):
+            if level["at"] <= total:
+                reached = i
+        return reached
+
+    def advance_tier(self, member, today):
+        if not self.program.get("tiers"):
+            return
+        member["tier"] = min(member["tier"], len(self.program["tiers"]["levels"]) - 1)
+        downgrade = self.program["tiers"].get("downgrade") or {}
+        steps = downgrade.get("steps", "none")
+        day = member["looked_on"]
+        future = any(fact["on"] > day for fact in member["log"])
+        if (member["tier"] == 0 or steps == "none") and not future:
+            day = max(day, today)  # nowhere to fall
+        while day < today:
+            day += timedelta(days=1)
+            self.lift(member, day)
+            if steps != "none":
+                self.look(member, day, steps, downgrade.get("grace", "P0D"))
+        member["looked_on"] = max(member["looked_on"], today)
+        self.lift(member, today)
+
+    def lift(self, member, day):
+        level = self.level_for(self.qualifying(member, day))
+        if level > member["tier"]:
+            member["tier"] = level
+        if level >= member["tier"]:
+            member["fell_on"] = None
+
+    def look(self, member, day, steps, grace):
+        """Whether the member goes down on that day."""
+        frame = self.program["tiers"].get("window", "lifetime")
+        if frame == "lifetime":
+            return
+        if "rolling" in frame:
+            level = self.level_for(self.qualifying(member, day))
+            if level >= member["tier"]:
+                return
+            if member["fell_on"] is None:
+                member["fell_on"] = day
+            if day < plus(member["fell_on"], grace):
+                return
+            member["tier"] = level if steps == "full" else member["tier"] - 1
+            # After a step the next midnight is the first of another grace.
+            member["fell_on"] = None
+            return
+        for year in (day.year - 2, day.year - 1, day.year):
+            end = self.period_start(member, year)
+            if end <= member["enrolled_on"] or plus(end, grace) != day:
+                continue
+            start = self.period_start(member, year - 1)
+            before = self.qualifying_between(member, lambda on, s=start, e=end: s <= on < e)
+            level = self.level_for(max(before, self.qualifying(member, day)))
+            if level < member["tier"]:
+                member["tier"] = level if steps == "full" else member["tier"] - 1
+
+    def tier_id(self, member, today):
+        if not self.program.get("tiers"):
+            return None
+        if member["pin"]:
+            tier_id, until = member["pin"]
+            known = [level["tier_id"] for level in self.program["tiers"]["levels"]]
+            if tier_id in known and (until is None or today < until):
+                return tier_id
+        return self.program["tiers"]["levels"][member["tier"]]["tier_id"]
+
+    # --- earning ---
+
+    def base_of(self, purchase):
+        """The lines of a purchase with what each earns on."""
+        rules = self.program.get("earning_base") or {}
+        lines = [
+            {
+                "line_id": line["line_id"],
+                "product_id": line.get("product_id"),
+                "category_ids": line.get("category_ids") or [],
+                "brand_id": line.get("brand_id"),
+                "quantity": line["quantity"],
+                "amount": line["amount"],
+                "discounted": bool(line.get("discounted")),
+            }
+            for line in purchase["lines"]
+        ]
+        bases = [line["amount"] for line in lines]
+        added = 0
+        for name in ("tax", "shipping"):
+            if rules.get(name) == "include":
+                added += purchase.get(name) or 0
+        shares = largest_remainder(added, bases)
+        bases = [base + share for base, share in zip(bases, shares, strict=True)]
+        paid = min(purchase.get("paid_with_points") or 0, sum(bases))
+        shares = largest_remainder(paid, bases)
+        for line, base, share in zip(lines, bases, shares, strict=True):
+            line["base"] = base - share
+        return lines
+
+    def event_of(self, member, kind, ms, lines=(), **fields):
+        local = self.local(ms)
+        today = self.day(max(ms, member["recorded"]))
+        return {
+            "type": kind,
+            "ms": ms,
+            "local": local,
+            "on": local.date(),
+            "channel": fields.get("channel"),
+            "location_id": fields.get("location_id"),
+            "attributes": fields.get("attributes") or {},
+            "lines": list(lines),
+            "base": sum(line["base"] for line in lines),
+            "groups": member["groups"],
+            "tier_id": self.tier_id(member, fields.get("today") or today),
+            "first_purchase": fields.get("first_purchase", False),
+        }
+
+    def evaluate(self, program, event, member, skip=(), stopped=None):
+        """What the rules give for an event.
+
+        `member` None: without windows, frequency and budgets (what a refund recomputes); then
+        `stopped` are the rules that frequency had stopped.
+        """
+        explanation = []
+        fired = []
+        frequency_stopped = set()
+        rules = list(enumerate(program.get("rules", [])))
+        rules.sort(key=lambda pair: (-pair[1].get("priority", 0), pair[0]))
+        ended = False
+        for _, rule in rules:
+            if not self.is_triggered(rule, event) or rule["rule_id"] in skip:
+                continue
+            reason = "after_last" if ended else why_not(rule.get("when"), event)
+            if reason is None and event["lines"] and not self.matching(rule, event):
+                reason = "match"
+            if reason is None and member is None and rule["rule_id"] in (stopped or ()):
+                reason = "frequency"
+            if reason is None and member is not None and self.too_often(rule, event, member):
+                reason = "frequency"
+                frequency_stopped.add(rule["rule_id"])
+            if reason is None:
+                fired.append(rule)
+                ended = ended or rule.get("stacking") == "last"
+            explanation.append(
+                {"rule_id": rule["rule_id"], "fired": reason is None, "reason": reason}
+            )
+
+        parts = []
+        earning = [rule for rule in fired if "multiply" not in rule["earn"]]
+        raw = {rule["rule_id"]: self.raw_points(rule, event) for rule in earning}
+        exclusive = [rule for rule in earning if rule.get("stacking") == "exclusive"]
+        if exclusive:
+            winner = min(
+                exclusive,
+                key=lambda rule: (
+                    -rule.get("priority", 0),
+                    -sum(raw[rule["rule_id"]].values()),
+                    program["rules"].index(rule),
+                ),
+            )
+            for rule in earning:
+                if rule is not winner:
+                    row = next(e for e in explanation if e["rule_id"] == rule["rule_id"])
+                    row["fired"], row["reason"] = False, "exclusive"
+            earning = [winner]
+        earning.sort(key=program.get("rules", []).index)
+        multipliers = [rule for rule in fired if "multiply" in rule["earn"]]
+        campaigns = [
+            campaign
+            for campaign in program.get("campaigns", [])
+            if started(campaign.get("from"), event["local"])
+            and not_over(campaign.get("until"), event["local"])
+            and why_not(campaign.get("when"), event) is None
+        ]
+        for rule in earning:
+            for line, points in raw[rule["rule_id"]].items():
+                parts.append({"rule": rule["rule_id"], "line": line, "raw": points})
+                with_tier = rule.get(
+                    "tier_multiplier", rule["trigger"] in ("purchase", "first_purchase")
+                )
+                self.multiply(program, parts[-1], event, multipliers, campaigns, with_tier)
+        for offer in program.get("offers", []):
+            if event["type"] != "purchase":
+                continue
+            points, reason = self.offer_points(program, offer, event)
+            explanation.append(
+                {"offer_id": offer["offer_id"], "fired": reason is None, "reason": reason}
+            )
+            for line, amount in points.items():
+                parts.append({"rule": offer["offer_id"], "line": line, "raw": amount})
+                touching = multipliers if self.readings["OFFER_LINE_MULTIPLIER"] else []
+                self.multiply(program, parts[-1], event, touching, campaigns, False)
+
+        desired = self.whole(program, parts, None, {})
+        limited_by = []
+        ceiling, ceilings, added = self.cut(program, parts, event, member, limited_by)
+        granted = self.whole(program, parts, ceiling, ceilings)
+        for row in explanation:
+            name = row.get("rule_id", row.get("offer_id"))
+            row["points"] = sum(n for (rule, _), n in granted.items() if rule == name)
+        paid = []
+        for row in explanation:
+            name = row.get("rule_id", row.get("offer_id"))
+            multiplies = any(rule["rule_id"] == name for rule in multipliers)
+            if row["fired"] and (
+                row["points"] > 0 or multiplies or self.readings["FREQUENCY_COUNTS"] == "fired"
+            ):
+                paid.append(name)
+        return {
+            "parts": {place: n for place, n in granted.items() if n},
+            "points": sum(granted.values()),
+            "desired": sum(desired.values()),
+            "explanation": explanation,
+            "limited_by": limited_by,
+            "campaigns": added,
+            "paid": paid,
+            "stopped": frequency_stopped,
+        }
+
+    def is_triggered(self, rule, event):
+        if rule["trigger"] == "first_purchase":
+            return event["type"] == "purchase" and event["first_purchase"]
+        return rule["trigger"] == event["type"]
+
+    def matching(self, rule, event):
+        how = self.readings["MATCH"]
+        return [i for i, line in enumerate(event["lines"]) if matches(rule.get("match"), line, how)]
+
+    def raw_points(self, rule, event):
+        """Points by line, before multipliers; None is no line."""
+        earn = rule["earn"]
+        points = number(earn["points"])
+        lines = self.matching(rule, event)
+        if "per_line" in earn:
+            return dict.fromkeys(lines, points / earn["per_line"])
+        if "per_amount" in earn or "per_quantity" in earn:
+            by = "base" if "per_amount" in earn else "quantity"
+            block = earn.get("per_amount") or earn.get("per_quantity")
+            total = sum(Fraction(event["lines"][i][by]) for i in lines)
+            blocks = total / number(block)
+            if by == "quantity" or earn.get("blocks") == "whole":
+                blocks = Fraction(rounded(blocks, "floor"))
+            if total == 0:
+                return dict.fromkeys(lines, Fraction(0))
+            return {i: points * blocks * event["lines"][i][by] / total for i in lines}
+        return {None: points}
+
+    def offer_points(self, program, offer, event):
+        local = event["local"]
+        if not offer.get("active", True):
+            return {}, "inactive"
+        if not started(offer.get("from"), local) or not not_over(offer.get("until"), local):
+            return {}, "dates"
+        if offer.get("groups") and not set(offer["groups"]) & set(event["groups"]):
+            return {}, "groups"
+        if offer.get("channels") and event["channel"] not in offer["channels"]:
+            return {}, "channels"
+        worth = number(program["point_value"])
+        points = {}
+        for i, line in enumerate(event["lines"]):
+            if not matches(offer.get("applies_to"), line, self.readings["MATCH"]):
+                continue
+            if offer.get("exclude_discounted") and line["discounted"]:
+                continue
+            points[i] = line["base"] * number(offer["percent"]) / 100 / worth
+        return points, (None if points else "match")
+
+    def multiply(self, program, part, event, multipliers, campaigns, with_tier):
+        """Put the multiplied points into the part, and what they are without each campaign."""
+        own = []
+        if part["line"] is not None:
+            line = event["lines"][part["line"]]
+            touching = [
+                rule
+                for rule in multipliers
+                if matches(rule.get("match"), line, self.readings["MATCH"])
+            ]
+            if touching:
+                best = min(touching, key=lambda rule: specificity(rule.get("match")))
+                own.append(number(best["earn"]["multiply"]))
+        if with_tier and event["tier_id"] is not None:
+            level = next(
+                one for one in program["tiers"]["levels"] if one["tier_id"] == event["tier_id"]
+            )
+            if "multiplier" in level:
+                own.append(number(level["multiplier"]))
+        by_campaign = {}
+        for campaign in campaigns:
+            if campaign.get("match") and (
+                part["line"] is None
+                or not matches(
+                    campaign["match"], event["lines"][part["line"]], self.readings["MATCH"]
+                )
+            ):
+                continue
+            by_campaign[campaign["campaign_id"]] = number(campaign["multiplier"])
+        part["points"] = part["raw"] * self.combined(program, own + list(by_campaign.values()))
+        part["added"] = {}
+        for campaign_id in by_campaign:
+            others = [m for other, m in by_campaign.items() if other != campaign_id]
+            without = part["raw"] * self.combined(program, own + others)
+            part["added"][campaign_id] = max(Fraction(0), part["points"] - without)
+
+    def combined(self, program, factors):
+        setting = program.get("multipliers") or {}
+        how = setting.get("combine", "multiply")
+        result = Fraction(1)
+        if how == "multiply":
+            for factor in factors:
+                result *= factor
+        elif how == "add":
+            result = max(Fraction(0), 1 + sum(factor - 1 for factor in factors))
+        elif factors:
+            result = max(factors)
+        if "max" in setting:
+            result = min(result, number(setting["max"]))
+        return result
+
+    def whole(self, program, parts, ceiling, ceilings):
+        """Whole points by (rule, line)."""
+        setting = program.get("rounding") or {}
+        mode, scope = setting.get("mode", "floor"), setting.get("scope", "award")
+        rules = list(dict.fromkeys(part["rule"] for part in parts))
+        of_rule = {rule: [p for p in parts if p["rule"] == rule] for rule in rules}
+        sums = [sum((p["points"] for p in of_rule[rule]), Fraction(0)) for rule in rules]
+        result = {}
+        if scope == "line":
+            for line in dict.fromkeys(part["line"] for part in parts):
+                here = [part for part in parts if part["line"] == line]
+                total = rounded(sum(part["points"] for part in here), mode)
+                shares = largest_remainder(total, [part["points"] for part in here])
+                for part, share in zip(here, shares, strict=True):
+                    result[part["rule"], line] = share
+        else:
+            if scope == "rule":
+                totals = [rounded(one, mode) for one in sums]
+            else:
+                totals = largest_remainder(rounded(sum(sums), mode), sums)
+            result = self.over_lines(rules, totals, of_rule)
+        if ceiling is not None and sum(result.values()) > ceiling:
+            result = self.over_lines(rules, largest_remainder(ceiling, sums), of_rule)
+        for rule, most in ceilings.items():
+            have = sum(n for (name, _), n in result.items() if name == rule)
+            if have > most:
+                result.update(self.over_lines([rule], [most], of_rule))
+        return result
+
+    def over_lines(self, rules, totals, of_rule):
+        result = {}
+        for rule, total in zip(rules, totals, strict=True):
+            shares = largest_remainder(total, [part["points"] for part in of_rule[rule]])
+            for part, share in zip(of_rule[rule], shares, strict=True):
+                result[rule, part["line"]] = share
+        return result
+
+    def too_often(self, rule, event, member):
+        return any(self.frequency_blocks(rule, event, member))
+
+    def frequency_blocks(self, rule, event, member):
+        """For each frequency that stops the rule, the instant at which it ends (True: never)."""
+        times = [
+            fact
+            for fact in member["log"]
+            if fact["kind"] == "award" and rule["rule_id"] in fact["paid"]
+        ]
+        ends = []
+        for one in rule.get("frequency", []):
+            if "every" in one:
+                for fact in times:
+                    first, second = sorted((fact["ms"], event["ms"]))
+                    if self.later(first, one["every"]) > second:
+                        ends.append(self.later(fact["ms"], one["every"]))
+            else:
+                here = window(one["per"], event["on"])
+                count = sum(1 for fact in times if window(one["per"], fact["on"]) == here)
+                if count >= one["times"]:
+                    following = next_window(one["per"], event["on"])
+                    ends.append(self.midnight(following) if following else True)
+        return ends
+
+    def cut(self, program, parts, event, member, limited_by):
+        """Apply caps in their order. Returns the whole points that may not be passed in all and by
+        rule, and what each campaign added."""
+        ceilings = {}
+        ceiling = None
+        awards = [fact for fact in member["log"] if fact["kind"] == "award"] if member else []
+
+        def limit(chosen, left, over, name):
+            total = sum(part["points"] for part in chosen)
+            if total <= left:
+                return
+            limited_by.append({"limit": name})
+            if over == "refuse":
+                left = 0
+            factor = Fraction(left) / total
+            for part in chosen:
+                part["points"] *= factor
+                part["added"] = {name: x * factor for name, x in part["added"].items()}
+
+        for rule in program.get("rules", []):
+            chosen = [part for part in parts if part["rule"] == rule["rule_id"]]
+            limits = rule.get("limits", [])
+            ordered = [one for one in limits if one["per"] == "transaction"]
+            if member:
+                ordered += [one for one in limits if one["per"] != "transaction"]
+            for one in ordered if chosen else []:
+                here = window(one["per"], event["on"])
+                used = 0
+                if one["per"] != "transaction":
+                    used = sum(
+                        fact["rules"].get(rule["rule_id"], 0)
+                        for fact in awards
+                        if window(one["per"], fact["on"]) == here
+                    )
+                left = max(0, one["points"] - used)
+                ceilings[rule["rule_id"]] = min(ceilings.get(rule["rule_id"], left), left)
+                limit(chosen, left, one.get("over", "cap"), f"{rule['rule_id']}:{one['per']}")
+        limits = program.get("limits", [])
+        ordered = [one for one in limits if one["per"] == "transaction"]
+        if member:
+            ordered += [one for one in limits if one["per"] != "transaction"]
+        for one in ordered:
+            here = window(one["per"], event["on"])
+            used = 0
+            if one["per"] != "transaction":
+                used = sum(
+                    sum(fact["rules"].values())
+                    for fact in awards
+                    if window(one["per"], fact["on"]) == here
+                )
+            left = max(0, one["points"] - used)
+            ceiling = left if ceiling is None else min(ceiling, left)
+            limit(parts, left, one.get("over", "cap"), f"program:{one['per']}")
+        if not member:
+            return ceiling, ceilings, {}
+        for campaign in program.get("campaigns", []):
+            name = campaign["campaign_id"]
+            touched = [part for part in parts if name in part.get("added", {})]
+            if not touched:
+                continue
+            total = sum(part["added"][name] for part in touched)
+            if "budget" in campaign:
+                left = self.budget_left(campaign["budget"], self.campaign_used(name))
+                if total > left:
+                    limited_by.append({"limit": f"campaign:{name}"})
+                    for part in touched:
+                        kept = part["added"][name] * left / total
+                        part["points"] -= part["added"][name] - kept
+                        part["added"][name] = kept
+        left = self.program_budget_left()
+        if left is not None:
+            ceiling = left if ceiling is None else min(ceiling, left)
+            limit(parts, left, "cap", "program:budget")
+        added = {}
+        for part in parts:
+            for name, points in part.get("added", {}).items():
+                added[name] = added.get(name, 0) + points
+        return ceiling, ceilings, {name: rounded(x, "ceil") for name, x in added.items()}
+
+    def budget_left(self, budget, used):
+        most = Fraction(budget["points"]) if "points" in budget else None
+        if most is None:
+            most = Fraction(budget["money"]) / number(self.program["point_value"])
+        return max(0, rounded(most - used, "floor"))
+
+    def facts(self):
+        for member in self.members.values():
+            yield from member["log"]
+
+    def campaign_used(self, name):
+        """What a campaign added, less what refunds of it gave back in proportion."""
+        refunded = {}
+        for fact in self.facts():
+            if fact["kind"] == "refund" and fact["event_id"] is not None:
+                event_id = fact["event_id"]
+                refunded[event_id] = refunded.get(event_id, 0) + sum(fact["parts"].values())
+        used = Fraction(0)
+        for fact in self.facts():
+            if fact["kind"] == "award" and fact["points"] and name in fact["campaigns"]:
+                kept = fact["points"] - refunded.get(fact["event_id"], 0)
+                used += Fraction(fact["campaigns"][name] * kept, fact["points"])
+        return used
+
+    def program_budget_left(self):
+        if "budget" not in self.program:
+            return None
+        used = sum(fact["points"] for fact in self.facts() if fact["kind"] == "award")
+        used -= sum(fact["points"] for fact in self.facts() if fact["kind"] == "refund")
+        return self.budget_left(self.program["budget"], used)
+
+    def expiry_of(self, policies, start):
+        """The date on which points go whose clock starts on a date; or None."""
+        dates = []
+        for policy in policies or []:
+            if "after" in policy:
+                dates.append(
+                    round_up(plus(start, policy["after"]), policy.get("round_up_to", "day"))
+                )
+            if "dates" in policy:
+                fixed = []
+                for year in range(start.year, start.year + 200):
+                    for text in policy["dates"]:
+                        day = on_year(year, int(text[:2]), int(text[3:]))
+                        if day > start and (
+                            "older_than" not in policy or start <= minus(day, policy["older_than"])
+                        ):
+                            fixed.append(day)
+                    if fixed:
+                        break
+                dates.append(min(fixed))
+        return min(dates) if dates else None
+
+    def life_of(self, name, on):
+        """available_on (None: at once) and expires_on of what a rule or an offer gives."""
+        program = self.program
+        pendings = program.get("pending") or {}
+        policies = program.get("expiry")
+        trigger = "purchase"
+        own = None
+        for rule in program.get("rules", []):
+            if rule["rule_id"] == name:
+                trigger = rule["trigger"]
+                own = rule.get("pending")
+                policies = rule.get("expiry", policies)
+        for offer in program.get("offers", []):
+            if offer["offer_id"] == name and "validity" in offer:
+                policies = [{"after": offer["validity"]}]
+        if name == REFERRAL:
+            trigger = REFERRAL
+        wait = own if own is not None else pendings.get(trigger)
+        if (
+            wait is None
+            and trigger == "first_purchase"
+            and self.readings["FIRST_PURCHASE_PENDS"] == "purchase"
+        ):
+            wait = pendings.get("purchase")
+        start = plus(on, wait) if wait else on
+        return (start if start > on else None), self.expiry_of(policies, start)
+
+    def credit(self, member, count, today, event=None, rule=None, available_on=None, until=None):
+        """New points, pending or not; debt is paid, what is over goes at once."""
+        fresh = []
+        for _ in range(count):
+            self.number += 1
+            fresh.append(
+                {
+                    "nr": self.number,
+                    "event": event,
+                    "rule": rule,
+                    "since": today,
+                    "available_on": available_on,
+                    "expires_on": until,
+                    "state": "pending",
+                    "redemption": None,
+                }
+            )
+        member["points"].extend(fresh)
+        if until and until <= today:
+            for point in fresh:
+                point["state"] = "expired"
+        elif available_on is None or available_on <= today:
+            self.make_available(member, fresh)
+        return fresh
+
+    def grant(self, work, member, event, event_id, skip=()):
+        """Award an event to a member; the answer's fields, and what a refund has to know."""
+        today = self.day(work.now)
+        result = self.evaluate(self.program, event, member, skip)
+        rules = {}
+        for (rule, _), count in result["parts"].items():
+            rules[rule] = rules.get(rule, 0) + count
+        lives = {rule: self.life_of(rule, event["on"]) for rule in rules}
+        fresh = []
+        for rule, count in rules.items():
+            fresh += [(rule, count, *lives[rule])]
+        fresh.sort(key=lambda one: one[3] or date.max)
+        points = []
+        for rule, count, start, end in fresh:
+            points += self.credit(member, count, today, event_id, rule, start, end)
+        fact = {
+            "kind": "award",
+            "type": event["type"],
+            "event_id": event_id,
+            "on": event["on"],
+            "ms": event["ms"],
+            "points": result["points"],
+            "rules": rules,
+            "paid": result["paid"],
+            "base": event["base"],
+            "location_id": event["location_id"],
+            "campaigns": result["campaigns"],
+            "active": result["points"] > 0,
+        }
+        member["log"].append(fact)
+        self.lift_now(member, today)
+        record = {
+            "event_id": event_id,
+            "member_id": member["member_id"],
+            "event": event,
+            "version": self.version,
+            "parts": result["parts"],
+            "lives": lives,
+            "stopped": result["stopped"],
+            "rules": {
+                rule["rule_id"]: rule
+                for rule in self.program.get("rules", [])
+                if rule["rule_id"] in rules
+            },
+            "referral": None,
+            "redemption_ids": [],
+        }
+        answer = {
+            "points": result["points"],
+            "desired_points": result["desired"],
+            "pending_points": sum(
+                count for _, count, start, _ in fresh if start is not None and start > today
+            ),
+            "lots": as_lots(points),
+            "limited_by": result["limited_by"],
+            "explanation": result["explanation"],
+        }
+        return answer, record
+
+    def lift_now(self, member, today):
+        if self.program.get("tiers"):
+            self.lift(member, today)
+
+    # --- members ---
+
+    def do_enrol(self, command, work):
+        member_id = command["member_id"]
+        if self.resolved(member_id) in self.members:
+            raise RefusedError("member_exists")
+        referrer = None
+        if command.get("referral_code") is not None:
+            for other in self.members.values():
+                if other["code"] == command["referral_code"] and other["status"] != "erased":
+                    referrer = other
+            if referrer is None:
+                raise RefusedError("referral_code_unknown")
+            for field, simple in (("email", simple_email), ("phone", simple_phone)):
+                mine, theirs = command.get(field), referrer[field]
+                if mine and theirs and simple(mine) == simple(theirs):
+                    raise RefusedError("self_referral")
+        today = self.day(work.now)
+        member = {
+            "member_id": member_id,
+            "enrolled_on": today,
+            "recorded": work.now,
+            "groups": list(command.get("groups") or []),
+            "birthday": command.get("birthday"),
+            "email": command.get("email"),
+            "phone": command.get("phone"),
+            "code": command.get("own_code"),
+            "status": "active",
+            "referred_by": referrer["member_id"] if referrer else None,
+            "points": [],
+            "owed": [],
+            "log": [],
+            "redemptions": {},
+            "tier": 0,
+            "looked_on": today,
+            "fell_on": None,
+            "pin": None,
+        }
+        work.members[member_id] = member
+        event = self.event_of(member, "registration", work.now)
+        answer, record = self.grant(work, member, event, None)
+        referral = self.program.get("referral") or {}
+        if referral.get("award_on") == "registration":
+            self.pay_referral(work, member, event, answer, record)
+        return {
+            "member_id": member_id,
+            "referral_code": member["code"],
+            **answer,
+            "balance": balance(member),
+        }
+
+    def pay_referral(self, work, member, event, answer, record):
+        """Pay the referrer and the referred, once."""
+        referral = self.program.get("referral")
+        if not referral or not member["referred_by"]:
+            return
+        if any(fact["kind"] == "referred" for fact in member["log"]):
+            return
+        today = self.day(work.now)
+        member["log"].append({"kind": "referred", "on": event["on"]})
+        paid = []
+        left = self.program_budget_left()
+        if left is not None:
+            left = max(0, left - answer["points"])
+        try:
+            referrer = work.member(member["referred_by"])
+        except RefusedError:
+            referrer = None
+        if referrer is member or (referrer and referrer["status"] == "closed"):
+            referrer = None
+        if referrer and self.referred_enough(referral, referrer, event["on"]):
+            referrer = None
+        for who, field in ((referrer, "referrer_points"), (member, "referred_points")):
+            count = referral.get(field, 0)
+            if who is None or not count:
+                continue
+            if left is not None:
+                count = min(count, left)
+                left -= count
+            start, end = self.life_of(REFERRAL, event["on"])
+            fresh = self.credit(who, count, today, record["event_id"], REFERRAL, start, end)
+            who["log"].append(
+                {
+                    "kind": "award",
+                    "type": REFERRAL,
+                    "role": field,
+                    "event_id": None,
+                    "on": event["on"],
+                    "ms": event["ms"],
+                    "points": count,
+                    "rules": {},
+                    "paid": [],
+                    "base": 0,
+                    "location_id": None,
+                    "campaigns": {},
+                    "active": count > 0,
+                }
+            )
+            self.lift_now(who, today)
+            paid.append((who["member_id"], count, (start, end)))
+            if who is member and self.readings["REFERRAL_IN_AWARD"]:
+                answer["points"] += count
+                answer["desired_points"] += referral[field]
+                if start is not None and start > today:
+                    answer["pending_points"] += count
+                merged = [dict(one) for one in answer["lots"]] + as_lots(fresh)
+                answer["lots"] = merged_lots(merged)
+                answer["explanation"].append(
+                    {"rule_id": REFERRAL, "fired": True, "reason": None, "points": count}
+                )
+        record["referral"] = {"paid": paid, "min_amount": referral.get("min_amount", 0)}
+
+    def referred_enough(self, referral, referrer, on):
+        for one in referral.get("limits", []):
+            here = window(one["per"], on)
+            count = sum(
+                1
+                for fact in referrer["log"]
+                if fact["kind"] == "award"
+                and fact.get("role") == "referrer_points"
+                and window(one["per"], fact["on"]) == here
+            )
+            if count >= one["times"]:
+                return True
+        return False
+
+    def do_award(self, command, work):
+        if command["type"] in RESERVED or command["event_id"].startswith("check-in:"):
+            raise RefusedError("reserved_type")
+        purchase = command.get("purchase")
+        if (command["type"] == "purchase") != (purchase is not None):
+            raise RefusedError("invalid_body")
+        if (
+            purchase
+            and purchase.get("currency", self.program["currency"]) != (self.program["currency"])
+        ):
+            raise RefusedError("currency_mismatch")
+        member = work.member(command["member_id"])
+        if member["status"] == "closed":
+            raise RefusedError("member_closed")
+        now = work.now
+        occurred = command.get("occurred_at")
+        occurred = now if occurred is None else occurred
+        if occurred > now + FUTURE_TOLERANCE_MS:
+            raise RefusedError("event_in_future")
+        if "max_lateness" in self.program and occurred < self.earlier(
+            now, self.program["max_lateness"]
+        ):
+            raise RefusedError("event_too_late")
+        first = command["type"] == "purchase" and not any(
+            fact["kind"] == "award" and fact["type"] == "purchase" for fact in member["log"]
+        )
+        event = self.event_of(
+            member,
+            command["type"],
+            occurred,
+            self.base_of(purchase) if purchase else (),
+            channel=command.get("channel"),
+            location_id=command.get("location_id"),
+            attributes=command.get("attributes"),
+            first_purchase=first,
+            today=self.day(now),
+        )
+        event_id = command["event_id"]
+        answer, record = self.grant(work, member, event, event_id)
+        record["redemption_ids"] = list((purchase or {}).get("redemption_ids") or [])
+        referral = self.program.get("referral") or {}
+        if (
+            command["type"] == "purchase"
+            and referral.get("award_on") == "first_purchase"
+            and event["base"] >= referral.get("min_amount", 0)
+        ):
+            self.pay_referral(work, member, event, answer, record)
+        reversed_points = 0
+        for refund in self.waiting.get(event_id, []):
+            taken = self.reverse(work, member, record, refund, fitting=True)
+            reversed_points += taken["points"]
+        work.adding.append(lambda: self.events.__setitem__(event_id, record))
+        work.adding.append(lambda: self.waiting.pop(event_id, None))
+        return {
+            "event_id": event_id,
+            "member_id": member["member_id"],
+            **answer,
+            "reversed_points": reversed_points,
+            "balance": balance(member),
+        }
+
+    def do_complete_profile(self, command, work):
+        member = work.member(command["member_id"])
+        if member["status"] == "closed" or any(
+            fact["kind"] == "award" and fact["type"] == "profile_completed"
+            for fact in member["log"]
+        ):
+            return {"points": 0, "balance": balance(member)}
+        event = self.event_of(member, "profile_completed", work.now)
+        answer, _ = self.grant(work, member, event, None)
+        return {**answer, "balance": balance(member)}
+
+    def do_set_groups(self, command, work):
+        work.member(command["member_id"])["groups"] = list(command["groups"])
+        return {"member_id": command["member_id"]}
+
+    def do_set_birthday(self, command, work):
+        work.member(command["member_id"])["birthday"] = command["birthday"]
+        return {"member_id": command["member_id"]}
+
+    def do_check_in(self, command, work):
+        location = next(
+            (
+                one
+                for one in self.program.get("locations", [])
+                if one["location_id"] == command["location_id"]
+            ),
+            None,
+        )
+        if location is None or "static" not in location.get("check_in", {}).get("kinds", []):
+            raise RefusedError("code_invalid")
+        setting = location["check_in"]
+        member = work.member(command["member_id"])
+        if member["status"] == "closed":
+            raise RefusedError("member_closed")
+        now = work.now
+        if not is_open(setting.get("opening_hours"), self.local(now)):
+            raise RefusedError("location_closed")
+        ends = self.scans_block(setting, location["location_id"], member, now)
+        if ends:
+            raise self.limit_reached(ends)
+        event = self.event_of(member, "check_in", now, location_id=location["location_id"])
+        stops = []
+        for rule in self.program.get("rules", []):
+            if rule["trigger"] == "check_in" and why_not(rule.get("when"), event) is None:
+                stops += self.frequency_blocks(rule, event, member)
+        if command.get("key") is not None:
+            event_id = "check-in:" + command["key"]
+        else:
+            self.number += 1
+            event_id = f"check-in:#{self.number}"
+        answer, record = self.grant(work, member, event, event_id)
+        if answer["points"] == 0:
+            if stops:
+                raise self.limit_reached(stops)
+            if answer["desired_points"]:
+                raise RefusedError("limit_reached")
+            raise RefusedError("nothing_earned")
+        work.adding.append(lambda: self.events.__setitem__(event_id, record))
+        answer = {
+            "event_id": event_id,
+            "member_id": member["member_id"],
+            "location_id": location["location_id"],
+            **answer,
+            "balance": balance(member),
+        }
+        ends = self.scans_block(setting, location["location_id"], member, now)
+        if ends and True not in ends:
+            answer["next_allowed_at"] = max(ends)
+        return answer
+
+    def limit_reached(self, ends):
+        if True in ends:
+            return RefusedError("limit_reached")
+        return RefusedError("limit_reached", next_allowed_at=max(ends))
+
+    def scans_block(self, setting, location_id, member, now):
+        """For each limit of the location that is reached, the instant at which it ends."""
+        scans = [
+            fact
+            for fact in member["log"]
+            if fact["kind"] == "award"
+            and fact["type"] == "check_in"
+            and fact["location_id"] == location_id
+        ]
+        today = self.day(now)
+        ends = []
+        for one in setting.get("limits", []):
+            here = window(one["per"], today)
+            if sum(1 for fact in scans if window(one["per"], fact["on"]) == here) >= one["times"]:
+                following = next_window(one["per"], today)
+                ends.append(self.midnight(following) if following else True)
+        if "cooldown" in setting and scans:
+            end = self.later(max(fact["ms"] for fact in scans), setting["cooldown"])
+            if end > now:
+                ends.append(end)
+        return ends
+
+    # --- taking back ---
+
+    def do_reversal(self, command, work):
+        if command.get("lines") is not None and command.get("amount") is not None:
+            raise RefusedError("invalid_body")
+        event_id = command["event_id"]
+        record = self.events.get(event_id)
+        if record is None:
+            if event_id.startswith("check-in:"):
+                raise RefusedError("event_not_found")
+            work.adding.append(lambda: self.waiting.setdefault(event_id, []).append(dict(command)))
+            return {
+                "status": "waiting",
+                "event_id": event_id,
+                "refund_id": command["refund_id"],
+            }
+        member = work.member(record["member_id"])
+        answer = self.reverse(work, member, record, command)
+        return {
+            "status": "reversed",
+            "event_id": event_id,
+            "refund_id": command["refund_id"],
+            "member_id": member["member_id"],
+            **answer,
+            "balance": balance(member),
+        }
+
+    def reverse(self, work, member, record, command, fitting=False):
+        """Take back; `fitting`: as far as it fits, where it came before its event."""
+        event = record["event"]
+        lines = event["lines"]
+        refunds = [
+            fact
+            for fact in member["log"]
+            if fact["kind"] == "refund" and fact["event_id"] == record["event_id"]
+        ]
+        before = [sum((f["returned"][i] for f in refunds), Fraction(0)) for i in range(len(lines))]
+        after = self.returned(lines, before, command, fitting)
+        if not lines and refunds and not fitting:
+            raise RefusedError("more_than_bought")
+        if lines and after == before and not fitting:
+            raise RefusedError("more_than_bought")
+        left = dict(record["parts"])
+        for fact in refunds:
+            for place, count in fact["parts"].items():
+                left[place] -= count
+        everything = all(one == 1 for one in after)
+        nominal = self.nominal(record, after, left, everything)
+
+        by_rule = {}
+        for (rule, _), count in nominal.items():
+            by_rule[rule] = by_rule.get(rule, 0) + count
+        remaining = sum(
+            line["base"] - rounded(line["base"] * f, "floor")
+            for line, f in zip(lines, after, strict=True)
+        )
+        fact = {
+            "kind": "refund",
+            "event_id": record["event_id"],
+            "on": event["on"],
+            "returned": [new - old for new, old in zip(after, before, strict=True)],
+            "parts": nominal,
+            "points": sum(nominal.values()),
+            "base": sum(
+                rounded(line["base"] * new, "floor") - rounded(line["base"] * old, "floor")
+                for line, new, old in zip(lines, after, before, strict=True)
+            ),
+        }
+        restored = 0
+        if self.readings["RESTORE_FIRST"]:
+            restored = self.restore(work, member, record, after, everything)
+        demands = [(rule, count, record["lives"][rule]) for rule, count in by_rule.items()]
+        referral = record["referral"]
+        theirs = []
+        if (
+            referral
+            and not any(f.get("referral") for f in refunds)
+            and (everything or remaining < referral["min_amount"])
+        ):
+            fact["referral"] = True
+            for member_id, count, life in referral["paid"]:
+                if self.resolved(member_id) == member["member_id"]:
+                    demands.append((REFERRAL, count, life))
+                    fact["points"] += count
+                else:
+                    theirs.append((member_id, count, life))
+        taken = self.take_back(member, record["event_id"], demands)
+        fact["counted"] = self.counted(fact["points"], taken)
+        member["log"].append(fact)
+        self.lift_now(member, self.day(work.now))
+        for member_id, count, life in theirs:
+            try:
+                other = work.member(member_id)
+            except RefusedError:
+                continue
+            lost = self.take_back(other, record["event_id"], [(REFERRAL, count, life)])
+            other["log"].append(
+                {
+                    "kind": "refund",
+                    "event_id": None,
+                    "on": event["on"],
+                    "returned": [],
+                    "parts": {},
+                    "points": count,
+                    "counted": self.counted(count, lost),
+                    "base": 0,
+                }
+            )
+        if not self.readings["RESTORE_FIRST"]:
+            restored = self.restore(work, member, record, after, everything)
+        return {
+            "points": taken["points"],
+            "taken": taken["taken"],
+            "debt": taken["debt"],
+            "expired_points": taken["expired"],
+            "forgiven_points": taken["forgiven"],
+            "restored_points": restored,
+        }
+
+    def counted(self, nominal, taken):
+        return nominal if self.readings["TIER_REFUND"] == "all" else taken["points"]
+
+    def returned(self, lines, before, command, fitting):
+        """By line, the share that has come back with this refund."""
+        after = list(before)
+
+        def left(i):
+            return lines[i]["amount"] - rounded(lines[i]["amount"] * after[i], "floor")
+
+        def give(i, amount):
+            if amount > left(i):
+                if not fitting:
+                    raise RefusedError("more_than_bought")
+                amount = left(i)
+            if amount == left(i):
+                after[i] = Fraction(1)
+            else:
+                after[i] += Fraction(amount, lines[i]["amount"])
+
+        if command.get("lines") is not None:
+            ids = [line["line_id"] for line in lines]
+            for one in command["lines"]:
+                if one["line_id"] not in ids:
+                    if fitting:
+                        continue
+                    raise RefusedError("line_not_found")
+                i = ids.index(one["line_id"])
+                if after[i] == 1:
+                    if not fitting:
+                        raise RefusedError("more_than_bought")
+                elif one.get("quantity") is not None:
+                    after[i] += Fraction(one["quantity"], lines[i]["quantity"])
+                    if after[i] > 1:
+                        if not fitting:
+                            raise RefusedError("more_than_bought")
+                        after[i] = Fraction(1)
+                elif one.get("amount") is not None:
+                    give(i, one["amount"])
+                else:
+                    after[i] = Fraction(1)
+            return after
+        if command.get("amount") is not None:
+            amounts = [left(i) for i in range(len(lines))]
+            amount = command["amount"]
+            if amount > sum(amounts):
+                if not fitting:
+                    raise RefusedError("more_than_bought")
+                amount = sum(amounts)
+            shares = largest_remainder(amount, amounts)
+            for i, share in enumerate(shares):
+                if share:
+                    give(i, share)
+            if amount == sum(amounts):
+                after = [Fraction(1)] * len(lines)
+            return after
+        return [Fraction(1)] * len(lines)
+
+    def nominal(self, record, after, left, everything):
+        """Points of the event that go, by (rule, line)."""
+        event = record["event"]
+        lines = event["lines"]
+        if everything:
+            return {place: count for place, count in left.items() if count}
+        program = self.documents[record["version"]]
+        method = (self.program.get("refunds") or {}).get("method", "per_line")
+        gone = dict.fromkeys(left, 0)
+
+        def take(places, count):
+            shares = largest_remainder(count, [left[p] - gone[p] for p in places])
+            for place, share in zip(places, shares, strict=True):
+                gone[place] += share
+
+        if method == "proportional":
+            total = sum(line["amount"] for line in lines)
+            back = sum(line["amount"] * f for line, f in zip(lines, after, strict=True))
+            share = Fraction(back) / total if total else Fraction(0)
+            should = rounded(sum(record["parts"].values()) * share, "floor")
+            already = sum(record["parts"].values()) - sum(left.values())
+            take(list(left), max(0, should - already))
+        elif method == "recompute":
+            rest = {**event, "lines": []}
+            for line, f in zip(lines, after, strict=True):
+                kept = line["base"] - rounded(line["base"] * f, "floor")
+                if f < 1:
+                    rest["lines"].append(
+                        {**line, "base": kept, "quantity": line["quantity"] * (1 - f)}
+                    )
+            rest["base"] = sum(line["base"] for line in rest["lines"])
+            again = self.evaluate(program, rest, None, stopped=record["stopped"])
+            places = [i for i, f in enumerate(after) if f < 1]
+            now = {
+                (rule, None if i is None else places[i]): count
+                for (rule, i), count in again["parts"].items()
+            }
+            over = {place: max(0, left[place] - now.get(place, 0)) for place in left}
+            count = max(0, sum(left.values()) - again["points"])
+            shares = largest_remainder(min(count, sum(over.values())), list(over.values()))
+            gone = dict(zip(over, shares, strict=True))
+        else:
+            for i, f in enumerate(after):
+                places = [place for place in left if place[1] == i]
+                total = sum(record["parts"][place] for place in places)
+                already = total - sum(left[place] for place in places)
+                should = rounded(total * f, "floor")
+                take(places, max(0, should - already))
+            remaining = sum(
+                line["base"] - rounded(line["base"] * f, "floor")
+                for line, f in zip(lines, after, strict=True)
+            )
+            for place in left:
+                rule = record["rules"].get(place[0], {})
+                least = (rule.get("when") or {}).get("min_amount")
+                if least is not None and remaining < least:
+                    gone[place] = left[place]
+                if place[1] is None and not any(
+                    f < 1 and matches(rule.get("match"), line, self.readings["MATCH"])
+                    for line, f in zip(lines, after, strict=True)
+                ):
+                    gone[place] = left[place]
+        return {place: count for place, count in gone.items() if count}
+
+    def take_back(self, member, event_id, demands):
+        """Take points of an event: [(rule, count, (available_on, expires_on))]."""
+        policy = (self.program.get("refunds") or {}).get("shortfall", "other_lots")
+        taken, expired, short = [], 0, 0
+        for rule, count, (_, until) in demands:
+            own = [p for p in member["points"] if p["event"] == event_id and p["rule"] == rule]
+            chosen = [p for p in own if p["state"] == "pending"][:count]
+            chosen += [p for p in own if p["state"] == "available"][: count - len(chosen)]
+            lost = [p for p in own if p["state"] == "expired"][: count - len(chosen)]
+            for point in lost:
+                point["state"] = "expired and refunded"
+            expired += len(lost)
+            for point in chosen:
+                point["state"] = "taken"
+            more = count - len(chosen) - len(lost)
+            same_date = [p for p in spending_order(available(member)) if p["expires_on"] == until][
+                :more
+            ]
+            for point in same_date:
+                point["state"] = "taken"
+            taken += chosen + same_date
+            short += more - len(same_date)
+        others = spending_order(available(member))[:short] if policy != "clamp" else []
+        for point in others:
+            point["state"] = "taken"
+        taken += others
+        short -= len(others)
+        owed = short if policy == "debt" else 0
+        member["owed"] += ["owed"] * owed
+        return {
+            "points": len(taken) + owed,
+            "taken": by_date(taken),
+            "debt": owed,
+            "expired": expired,
+            "forgiven": short - owed,
+        }
+
+    def restore(self, work, member, record, after, everything):
+        """Points that paid for what came back."""
+        lines = record["event"]["lines"]
+        total = sum(line["amount"] for line in lines)
+        back = sum(line["amount"] * f for line, f in zip(lines, after, strict=True))
+        restored = 0
+        grace = (self.program.get("refunds") or {}).get("expired_grace", "P0D")
+        if duration(grace) == (0, 0, 0):
+            grace = None
+        for key in record["redemption_ids"]:
+            one = member["redemptions"].get(key)
+            if one is None or one["status"] != "captured":
+                continue
+            share = Fraction(back) / total if total else Fraction(0)
+            should = one["points"] if everything else rounded(one["points"] * share, "floor")
+            spent = [p for p in member["points"] if p["redemption"] == key]
+            count = max(0, should - one["restored"])
+            chosen = spending_order(spent)[:count]
+            one["restored"] += len(chosen)
+            restored += self.give_back(member, chosen, self.day(work.now), grace)
+        return restored
+
+    # --- spending ---
+
+    def spender(self, work, member_id):
+        member = work.member(member_id)
+        if member["status"] == "closed":
+            raise RefusedError("member_closed")
+        if member["status"] == "blocked":
+            raise RefusedError("member_blocked")
+        return member
+
+    def do_redeem(self, command, work):
+        if (command.get("reward_id") is None) == (command.get("points") is None):
+            raise RefusedError("invalid_body")
+        member = self.spender(work, command["member_id"])
+        now, today = work.now, self.day(work.now)
+        program, order = self.program, command.get("order")
+        reward, discount = None, None
+        if command.get("reward_id") is not None:
+            reward = next(
+                (r for r in program.get("rewards", []) if r["reward_id"] == command["reward_id"]),
+                None,
+            )
+            if reward is None:
+                raise RefusedError("reward_not_found")
+        if order and order.get("currency", program["currency"]) != program["currency"]:
+            raise RefusedError("currency_mismatch")
+        if reward:
+            cost = self.reward_cost(reward, member, today)
+            self.check_reward(reward, member, now)
+            discount = self.reward_discount(reward, order)
+        else:
+            cost = command["points"]
+        held = [one for one in member["redemptions"].values() if one["status"] == "held"]
+        if command.get("hold") and len(held) >= MOST_HOLDS:
+            raise RefusedError("too_many_holds")
+        payment = program.get("points_payment")
+        if not reward and payment and (order or not self.readings["PAYMENT_NEEDS_ORDER"]):
+            discount = self.payment(payment, cost, order)
+        have = spending_order(available(member))
+        if len(have) < cost:
+            raise RefusedError("insufficient_points", missing_points=cost - len(have))
+        key = command["key"]
+        for point in have[:cost]:
+            point["state"] = "held" if command.get("hold") else "spent"
+            point["redemption"] = key
+        one = {
+            "status": "held" if command.get("hold") else "captured",
+            "points": cost,
+            "reward_id": reward["reward_id"] if reward else None,
+            "on": today,
+            "held_until": None,
+            "restored": 0,
+            "voucher": None,
+            "used": False,
+            "discount": discount,
+        }
+        if command.get("hold"):
+            longest = (program.get("holds") or {}).get("max_duration", DEFAULT_HOLD)
+            one["held_until"] = self.later(now, longest)
+        else:
+            self.give_voucher(one, reward, today)
+        member["redemptions"][key] = one
+        member["log"].append({"kind": "redeem", "on": today, "active": True})
+        work.adding.append(lambda: self.owners.__setitem__(key, member["member_id"]))
+        return self.redeemed(key, member, one)
+
+    def redeemed(self, key, member, one):
+        answer = {
+            "redemption_id": key,
+            "member_id": member["member_id"],
+            "status": one["status"],
+            "points": one["points"],
+            "balance": balance(member),
+        }
+        if one["discount"]:
+            answer["discount"] = one["discount"]
+        if one["status"] == "held":
+            answer["held_until"] = one["held_until"]
+        if one["voucher"] and one["status"] == "captured":
+            answer["voucher"] = {"expires_on": one["voucher"]["expires_on"]}
+        return answer
+
+    def give_voucher(self, one, reward, today):
+        if reward:
+            validity = reward.get("voucher_validity")
+            until = plus(today, validity).isoformat() if validity else None
+            one["voucher"] = {"expires_on": until}
+
+    def reward_cost(self, reward, member, today):
+        cost = reward["cost"]
+        if isinstance(cost, dict):
+            cost = cost.get(self.tier_id(member, today), cost.get("default"))
+            if cost is None:
+                raise RefusedError("reward_locked")
+        return cost
+
+    def check_reward(self, reward, member, now):
+        today, local = self.day(now), self.local(now)
+        when = reward.get("when") or {}
+        if not started(when.get("from"), local) or not not_over(when.get("until"), local):
+            raise RefusedError("reward_unavailable")
+        if when.get("tiers") and self.tier_id(member, today) not in when["tiers"]:
+            raise RefusedError("reward_locked")
+        if when.get("groups") and not set(when["groups"]) & set(member["groups"]):
+            raise RefusedError("reward_locked")
+        forgets = self.readings["LIMIT_FORGETS_CANCELLED"]
+        ends = []
+        for one in reward.get("limits", []):
+            here = window(one["per"], today)
+            count = sum(
+                1
+                for had in member["redemptions"].values()
+                if had["reward_id"] == reward["reward_id"]
+                and not (forgets and had["status"] in ("cancelled", "lapsed"))
+                and window(one["per"], had["on"]) == here
+            )
+            if count >= one["times"]:
+                following = next_window(one["per"], today)
+                ends.append(self.midnight(following) if following else True)
+        if ends:
+            raise self.limit_reached(ends)
+        if "stock" in reward:
+            out = 0
+            for other in self.members.values():
+                for had in other["redemptions"].values():
+                    lapsed = had["status"] == "held" and had["held_until"] <= now
+                    if (
+                        had["reward_id"] == reward["reward_id"]
+                        and had["status"] in ("held", "captured")
+                        and not lapsed
+                    ):
+                        out += 1
+            if out >= reward["stock"]:
+                raise RefusedError("out_of_stock")
+
+    def reward_discount(self, reward, order):
+        offered = reward.get("discount")
+        if not offered:
+            return None
+        currency = self.program["currency"]
+        if "amount" in offered:
+            return {"amount": offered["amount"], "currency": currency}
+        if order is None:
+            return {**offered, "currency": currency}
+        amount = rounded(order["amount"] * number(offered["percent"]) / 100, "floor")
+        if "max_amount" in offered:
+            amount = min(amount, offered["max_amount"])
+        return {"amount": amount, "currency": currency}
+
+    def payment(self, payment, points, order):
+        if points < payment.get("min_points", 0) or points % payment.get("step", 1):
+            raise RefusedError("payment_refused")
+        amount = rounded(Fraction(points * payment["amount"], payment["points"]), "floor")
+        if order:
+            share = number(payment.get("max_share", 1))
+            if amount > order["amount"] * share:
+                raise RefusedError("payment_refused")
+        return {"amount": amount, "currency": self.program["currency"]}
+
+    def redemption(self, command, work):
+        key = command.get("redemption_id", command.get("key"))
+        if key not in self.owners:
+            raise RefusedError("redemption_not_found")
+        member = work.member(self.owners[key])
+        return key, member, member["redemptions"][key]
+
+    def do_capture(self, command, work):
+        key, member, one = self.redemption(command, work)
+        if one.get("captured_answer") and self.readings["REPEAT_ENDS"] == "replay":
+            return {**one["captured_answer"], "replayed": True}
+        if member["status"] == "closed":
+            raise RefusedError("member_closed")
+        if member["status"] == "blocked":
+            raise RefusedError("member_blocked")
+        if one["status"] != "held":
+            raise RefusedError("not_held", redemption_status=one["status"])
+        one["status"] = "captured"
+        for point in member["points"]:
+            if point["redemption"] == key:
+                point["state"] = "spent"
+        reward = next(
+            (r for r in self.program.get("rewards", []) if r["reward_id"] == one["reward_id"]),
+            None,
+        )
+        self.give_voucher(one, reward, self.day(work.now))
+        one["captured_answer"] = self.redeemed(key, member, one)
+        return one["captured_answer"]
+
+    def do_cancel(self, command, work):
+        key, member, one = self.redemption(command, work)
+        if one.get("cancelled_answer") and self.readings["REPEAT_ENDS"] == "replay":
+            return {**one["cancelled_answer"], "replayed": True}
+        if member["status"] == "closed":
+            raise RefusedError("member_closed")
+        if one["status"] in ("cancelled", "lapsed"):
+            raise RefusedError("not_held", redemption_status=one["status"])
+        if one["used"]:
+            raise RefusedError("voucher_used")
+        if one["points"] and one["restored"] >= one["points"]:
+            raise RefusedError("redemption_restored")
+        one["status"] = "cancelled"
+        out = [point for point in member["points"] if point["redemption"] == key]
+        self.give_back(member, out, self.day(work.now))
+        one["cancelled_answer"] = self.redeemed(key, member, one)
+        return one["cancelled_answer"]
+
+    def do_use_voucher(self, command, work):
+        key = command.get("redemption_id", command.get("key"))
+        if key not in self.owners:
+            raise RefusedError("voucher_not_found")
+        member = work.member(self.owners[key])
+        one = member["redemptions"][key]
+        if one["voucher"] is None:
+            raise RefusedError("voucher_not_found")
+        if one["status"] == "cancelled":
+            raise RefusedError("voucher_cancelled")
+        if one["used"]:
+            raise RefusedError("voucher_used")
+        until = one["voucher"]["expires_on"]
+        if until and date.fromisoformat(until) <= self.day(work.now):
+            raise RefusedError("voucher_expired")
+        one["used"] = True
+        return {"redemption_id": key, "status": "used"}
+
+    def do_transfer(self, command, work):
+        source_id = self.resolved(command["from_member_id"])
+        target_id = self.resolved(command["to_member_id"])
+        source = self.spender(work, source_id)
+        if source_id == target_id:
+            raise RefusedError("same_member")
+        target = work.member(target_id)
+        if target["status"] == "closed":
+            raise RefusedError("member_closed")
+        today = self.day(work.now)
+        points = command["points"]
+        setting = self.program.get("transfers") or {}
+        if not setting.get("enabled", False):
+            raise RefusedError("transfer_refused", reason="disabled")
+        if points < setting.get("min_points", 1):
+            raise RefusedError("transfer_refused", reason="min_points")
+        if "new_member_wait" in setting and today < plus(
+            source["enrolled_on"], setting["new_member_wait"]
+        ):
+            raise RefusedError("transfer_refused", reason="new_member")
+        sent = [fact for fact in source["log"] if fact["kind"] == "sent"]
+        ends = []
+        for one in setting.get("limits", []):
+            here = window(one["per"], today)
+            now_sent = [fact for fact in sent if window(one["per"], fact["on"]) == here]
+            following = next_window(one["per"], today)
+            if "times" in one:
+                over = len(now_sent) >= one["times"]
+                never = False
+            else:
+                over = sum(fact["points"] for fact in now_sent) + points > one["points"]
+                never = points > one["points"]
+            if over:
+                ends.append(True if never or following is None else self.midnight(following))
+        if ends:
+            raise self.limit_reached(ends)
+        have = spending_order(available(source))
+        if len(have) < points:
+            raise RefusedError("insufficient_points", missing_points=points - len(have))
+        wait = setting.get("fresh_points_wait")
+        ripe = [p for p in have if not wait or plus(p["since"], wait) <= today]
+        if len(ripe) < points:
+            raise RefusedError("transfer_refused", reason="fresh_points")
+        moved = ripe[:points]
+        for point in moved:
+            point["state"] = "sent"
+            self.credit(target, 1, today, until=point["expires_on"])
+        self.advance(target, work.now)
+        source["log"].append({"kind": "sent", "on": today, "points": points})
+        return {
+            "points": points,
+            "lots": as_lots(moved),
+            "balances": {source_id: balance(source), target_id: balance(target)},
+        }
+
+    # --- staff ---
+
+    def do_adjust(self, command, work):
+        points = command["points"]
+        if points == 0 or (points < 0 and command.get("expires_on")):
+            raise RefusedError("invalid_body")
+        member = work.member(command["member_id"])
+        most = (self.program.get("adjustments") or {}).get("second_person_above")
+        if most is not None and abs(points) > most:
+            self.check_adjust(command, member, work)
+            proposal = {"command": dict(command), "status": "proposed", "settled_by": None}
+            work.adding.append(lambda: self.proposals.__setitem__(command["key"], proposal))
+            return {"status": "proposed", "adjustment_id": command["key"], "points": points}
+        return self.adjust(command, member, work)
+
+    def check_adjust(self, command, member, work):
+        if member["status"] == "closed":
+            raise RefusedError("member_closed")
+        until = command.get("expires_on")
+        if until and date.fromisoformat(until) <= self.day(work.now):
+            raise RefusedError("expires_too_early")
+        have = len(available(member))
+        if command["points"] < 0 and have < -command["points"]:
+            raise RefusedError("insufficient_points", missing_points=-command["points"] - have)
+
+    def adjust(self, command, member, work):
+        self.check_adjust(command, member, work)
+        points, today = command["points"], self.day(work.now)
+        if points > 0:
+            if command.get("expires_on"):
+                until = date.fromisoformat(command["expires_on"])
+            else:
+                until = self.expiry_of(self.program.get("expiry"), today)
+            moved = self.credit(member, points, today, until=until)
+            self.advance(member, work.now)
+        else:
+            moved = spending_order(available(member))[:-points]
+            for point in moved:
+                point["state"] = "adjusted"
+        return {
+            "status": "approved",
+            "adjustment_id": command["key"],
+            "points": points,
+            "lots": as_lots(moved),
+            "balance": balance(member),
+        }
+
+    def do_approve(self, command, work):
+        proposal = self.open_proposal(command, "approved")
+        if "replayed" in proposal:
+            return proposal
+        asked = proposal["command"]
+        if command["by"] == asked["by"]:
+            raise RefusedError("same_person")
+        answer = self.adjust(asked, work.member(asked["member_id"]), work)
+        settled = {"status": "approved", "settled_by": command["by"], "answer": answer}
+        work.adding.append(lambda: proposal.update(settled))
+        return answer
+
+    def do_refuse(self, command, work):
+        proposal = self.open_proposal(command, "refused")
+        if "replayed" in proposal:
+            return proposal
+        answer = {"status": "refused", "adjustment_id": command["key"]}
+        settled = {"status": "refused", "settled_by": command["by"], "answer": answer}
+        work.adding.append(lambda: proposal.update(settled))
+        return answer
+
+    def open_proposal(self, command, end):
+        proposal = self.proposals.get(command["key"])
+        if proposal is None:
+            raise RefusedError("adjustment_not_found")
+        if proposal["status"] != "proposed":
+            if (
+                self.readings["REPEAT_ENDS"] == "replay"
+                and proposal["status"] == end
+                and proposal["settled_by"] == command["by"]
+            ):
+                return {**proposal["answer"], "replayed": True}
+            raise RefusedError("adjustment_settled", adjustment_status=proposal["status"])
+        return proposal
+
+    def do_merge(self, command, work):
+        source_id = self.resolved(command["member_id"])
+        target_id = self.resolved(command["into_member_id"])
+        source, target = work.member(source_id), work.member(target_id)
+        if source_id == target_id:
+            raise RefusedError("same_member")
+        for member in (source, target):
+            if member["status"] == "closed":
+                raise RefusedError("member_closed")
+        for member in (source, target):
+            if any(one["status"] == "held" for one in member["redemptions"].values()):
+                raise RefusedError("open_holds")
+        moved = [p for p in source["points"] if p["state"] in ("available", "pending")]
+        target["points"] += source["points"]
+        target["owed"] += source["owed"]
+        target["log"] += source["log"]
+        target["redemptions"].update(source["redemptions"])
+        self.make_available(target, available(target))
+        source.update(points=[], owed=[], log=[], redemptions={}, status="merged")
+        if target["referred_by"] is None:
+            target["referred_by"] = source["referred_by"]
+        if self.resolved(target["referred_by"]) in (source_id, target_id):
+            target["referred_by"] = None
+        self.lift_now(target, self.day(work.now))
+        work.adding.append(lambda: self.aliases.__setitem__(source_id, target_id))
+        return {
+            "member_id": target_id,
+            "merged_member_id": source_id,
+            "points": len(moved),
+            "balance": balance(target),
+        }
+
+    def set_status(self, command, work, status):
+        member = work.member(command["member_id"])
+        if member["status"] == "closed":
+            raise RefusedError("member_closed")
+        member["status"] = status
+        return {
+            "member_id": member["member_id"],
+            "status": status,
+            "balance": balance(member),
+        }
+
+    def do_block(self, command, work):
+        return self.set_status(command, work, "blocked")
+
+    def do_unblock(self, command, work):
+        return self.set_status(command, work, "active")
+
+    def do_close(self, command, work):
+        return self.set_status(command, work, "closed")
+
+    def do_erase(self, command, work):
+        member_id = self.resolved(command["member_id"])
+        if member_id in self.members and self.members[member_id]["status"] == "erased":
+            return {"member_id": member_id, "status": "erased"}
+        member = work.member(member_id)
+        for point in member["points"]:
+            if point["state"] in ("pending", "available", "held"):
+                point["state"] = "written off"
+        for one in member["redemptions"].values():
+            if one["status"] == "held":
+                one["status"] = "cancelled"
+        member.update(status="erased", owed=[], email=None, phone=None, birthday=None, groups=[])
+        return {"member_id": member_id, "status": "erased"}
+
+    def do_set_tier(self, command, work):
+        member = work.member(command["member_id"])
+        if member["status"] == "closed":
+            raise RefusedError("member_closed")
+        today = self.day(work.now)
+        tier_id, until = command.get("tier_id"), command.get("until")
+        if tier_id is None:
+            member["pin"] = None
+        else:
+            levels = (self.program.get("tiers") or {}).get("levels", [])
+            if tier_id not in [level["tier_id"] for level in levels]:
+                raise RefusedError("unknown_tier")
+            until = date.fromisoformat(until) if until else None
+            if until and until <= today:
+                raise RefusedError("expires_too_early")
+            member["pin"] = (tier_id, until)
+        return {"member_id": member["member_id"], "tier": self.tier_id(member, today)}
+
+    def do_sweep(self, command, work):  # noqa: ARG002 a sweep has no fields
+        paid = 0
+        for member_id in list(self.members):
+            if self.members[member_id]["status"] in ("merged", "erased"):
+                continue
+            own = Work(self, work.now)
+            member = own.member(member_id)
+            before = self.members[member_id]
+            if member["status"] != "closed":
+                paid += self.pay_dates(own, member)
+            if member != before:
+                own.commit()
+        return {"paid": paid}
+
+    def pay_dates(self, work, member):
+        """Birthdays and anniversaries of the last days."""
+        today = self.day(work.now)
+        joined = member["enrolled_on"]
+        paid = 0
+        for back in range(self.readings["BIRTHDAY_DAYS"], -1, -1):
+            day = today - timedelta(days=back)
+            if day < joined:
+                continue
+            kinds = []
+            if member["birthday"]:
+                born = date.fromisoformat(member["birthday"])
+                if on_year(day.year, born.month, born.day) == day:
+                    kinds.append("birthday")
+            if day > joined and on_year(day.year, joined.month, joined.day) == day:
+                kinds.append("anniversary")
+            for kind in kinds:
+                claimed = set()
+                for fact in member["log"]:
+                    if (
+                        fact["kind"] == "award"
+                        and fact["type"] == kind
+                        and fact["on"].year == day.year
+                    ):
+                        claimed |= set(fact["fired"])
+                event = self.event_of(member, kind, self.midnight(day), today=today)
+                tried = copied(member)
+                answer, _ = self.grant(work, tried, event, None, skip=claimed)
+                fired = [row["rule_id"] for row in answer["explanation"] if row["fired"]]
+                if fired:
+                    tried["log"][-1]["fired"] = fired
+                    member.clear()
+                    member.update(tried)
+                    paid += answer["points"]
+        return paid
+
+
+def merged_lots(lots):
+    sums = {}
+    for lot in lots:
+        sums[lot["expires_on"]] = sums.get(lot["expires_on"], 0) + lot["points"]
+    ordered = sorted(sums, key=lambda day: day or "9999-99-99")
+    return [{"points": sums[day], "expires_on": day} for day in ordered]
