@@ -1374,7 +1374,7 @@ class Model:
             "active": result["points"] > 0,
         }
         member["log"].append(fact)
-        self.lift_now(member, today)
+        self.advance(member, work.now)
         record = {
             "event_id": event_id,
             "member_id": member["member_id"],
