@@ -753,19 +753,16 @@ class Model:
         if frame == "lifetime":
             return self.qualifying_between(member, lambda _: True)
         if "rolling" in frame:
-            return self.qualifying_between(
-                member, lambda on: self.in_rolling(on, frame["rolling"], today)
-            )
+            first = self.first_that_counts(frame["rolling"], today)
+            return self.qualifying_between(member, lambda on: first <= on)
         start, end = self.period(member, today)
         return self.qualifying_between(member, lambda on: start <= on < end)
 
-    def in_rolling(self, on, length, today):
+    def first_that_counts(self, length, today):
+        """The first day of a rolling window; a month of a long one counts to its last day."""
         months, days, _ = duration(length)
-        if not months and days <= 90:
-            return (today - on).days < days
-        if 30 * months + days > 90:
-            on = on.replace(day=days_in_month(on.year, on.month))
-        return plus(on, length) > today
+        first = minus(today, length) + timedelta(days=1)
+        return first.replace(day=1) if 30 * months + days > 90 else first
 
     def period_start(self, member, year):
         """The day on which a calendar or membership year begins in that calendar year."""
