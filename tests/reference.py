@@ -6,6 +6,16 @@ time. It was written from the description of the product alone, by somebody who 
 engine; where that description leaves a choice, the choice is listed here and, where it is cheap,
 can be turned by `Model(document, readings={...})`.
 
+    model = Model(document)                     # a program document; model.publish(document) later
+    answer = model.do({"kind": "award", ...}, now)      # now: integer milliseconds since 1970, UTC
+    shown = model.view("ann", now)                      # what a read shows; changes nothing
+
+A command is the body of the API's route and a `kind`: enrol (own_code: this member's referral
+code), award (occurred_at in ms), complete_profile, set_groups, set_birthday, check_in, reversal,
+redeem, capture, cancel, use_voucher (redemption_id: the key of the redeem), transfer, adjust,
+approve, refuse (key: that of the adjust), merge, block, unblock, close, erase, set_tier, sweep.
+An answer is {"ok": True, ...} or {"ok": False, "code": ...}; times in it are milliseconds.
+
 Readings (R..; the names in capitals are keys of READINGS):
 
 Earning
@@ -24,24 +34,24 @@ R6  The line multiplier of a line is that of the most specific match (by product
 R7  An exclusive rule silences rules, not offers.
 R8  A campaign with a `match` multiplies what matching lines earned and no fixed points; all
     campaigns that hold multiply; referral points are multiplied by nothing.
-R9  A campaign's budget counts the points that it added, not those there would be without it; what
-    is left of it cuts only these.
+R9  CAMPAIGN_BUDGET: a campaign's budget counts the points that it added (`added`), rounded up, and
+    what is left of it cuts only these; or everything that it multiplied (`all`).
 R10 `tier_multiplier` is true by default for the triggers purchase and first_purchase.
 R11 FREQUENCY_COUNTS: a rule's frequency counts the times that it paid more than 0 (`paid`), not
-    those it fired (`fired`). Times of line multipliers are counted when they fire. A cooldown
+    those it fired (`fired`). Times of line multipliers are counted when they fire. COOLDOWN: it
     holds in both directions, between times of occurrence.
 R12 A limit is compared with unrounded points. `refuse` in a rule's limit takes the rule's points,
     in the program's limit all of the event's. The program's limits count awards by rules and
     offers, not referrals; the program's budget counts referrals too.
 R13 With the scopes `rule` and `line` rounding up may pass a cap over several rules: then the cap
-    is spread instead. Points per event are a line of their own. Shares are those of the rounded
-    total in proportion to the unrounded points (Hamilton); first over rules, then over each rule's
-    lines (for scope `line`: over the line's rules).
+    is spread instead. Points per event are a line of their own. SHARES: those of the rounded total
+    in proportion to the unrounded points (Hamilton); first over rules, then over each rule's lines
+    (for scope `line`: over the line's rules).
 R14 The first purchase is the first one recorded, whatever it earned and whether or not it was
     refunded. Pending and multipliers go by the rule's trigger (FIRST_PURCHASE_PENDS).
 R15 A duration of lateness, cooldown, or wait with days is counted on the local clock.
 R16 The fixed date of an expiry is the first one after the start of the lot's clock; `older_than`
-    is measured from that start, too. Inactivity is the program's, also where a rule overrides.
+    is measured from the day of earning. Inactivity is the program's, also where a rule overrides.
 R17 Points that are granted expired pay no debt. Pending points pay it when they become available.
 R18 Referral points are pending by `pending.referral`, expire as the program says, and are part of
     the `points` of the referred member's award (REFERRAL_IN_AWARD). A limit of the referrer stops
@@ -86,13 +96,13 @@ Taking back
 R33 The lot of an event is that of its date: its own points first, then (after its expired ones)
     others of the same date. Points of one date are spent in the order of their credit.
 R34 Under `debt`, other lots are taken first, the rest is owed.
-R35 Threshold rules are all with a min_amount: below it on what remains, all of theirs go. Fixed
-    points go when no matching line remains.
+R35 THRESHOLD_RULES are all with a min_amount: below it on what remains, all of theirs go (`fixed`:
+    only those with points per event). Points per event go when no matching line remains.
 R36 Where a line's points come from several rules, and where points are taken by `proportional`,
     they are taken in proportion to what is left of each.
 R37 RESTORE_FIRST: points that paid come back after the refund has taken its own. In proportion of
-    the lines' amounts, in spending order. `restored_points` are those that live. GRACE_FROM: a
-    grace counts from the refund's date.
+    the lines' amounts, in spending order. RESTORED_POINTS: `restored_points` are those that live.
+    GRACE_FROM: a grace counts from the refund's date.
 R38 A refund that waited and does not fit is carried out as far as it fits. A refund of what is
     gone already, also of everything, is more_than_bought.
 R39 Adjustments expire as the program says unless they name a date; proposals do not lapse here.
@@ -115,6 +125,11 @@ READINGS = {
     "MATCH": "all",  # all | any
     "OFFER_LINE_MULTIPLIER": True,
     "FREQUENCY_COUNTS": "paid",  # paid | fired
+    "COOLDOWN": "both",  # both | after: of events before this one only
+    "SHARES": "hamilton",  # hamilton | floors: what is whole first, then the largest fractions
+    "CAMPAIGN_BUDGET": "added",  # added | all
+    "THRESHOLD_RULES": "all",  # all | fixed
+    "RESTORED_POINTS": "alive",  # alive | all
     "FIRST_PURCHASE_PENDS": "own",  # own | purchase
     "REFERRAL_IN_AWARD": True,
     "BIRTHDAY_DAYS": 6,  # days before today
@@ -172,6 +187,18 @@ def largest_remainder(total, weights):
     shares = [quota.numerator // quota.denominator for quota in quotas]
     by_remainder = sorted(range(len(weights)), key=lambda i: (shares[i] - quotas[i], i))
     for i in by_remainder[: total - sum(shares)]:
+        shares[i] += 1
+    return shares
+
+
+def floors_and_fractions(total, weights):
+    """`total` in whole parts: each weight rounded down, the largest fractions rounded up."""
+    shares = [rounded(weight, "floor") for weight in weights]
+    missing = total - sum(shares)
+    fractions = [weight - share for weight, share in zip(weights, shares, strict=True)]
+    if not 0 <= missing <= sum(1 for one in fractions if one):
+        return largest_remainder(total, weights)
+    for i in sorted(range(len(weights)), key=lambda i: (-fractions[i], i))[:missing]:
         shares[i] += 1
     return shares
 
@@ -410,7 +437,7 @@ def specificity(match):
 def copied(member):
     """A member on which a command may work: nothing is changed until it succeeds."""
     fresh = dict(member)
-    fresh["points"] = [dict(point) for point in member["points"]]
+    fresh["points"] = [point.copy() for point in member["points"]]
     fresh["owed"] = list(member["owed"])
     fresh["log"] = list(member["log"])
     fresh["redemptions"] = {key: dict(one) for key, one in member["redemptions"].items()}
@@ -1107,14 +1134,14 @@ class Model:
             for line in dict.fromkeys(part["line"] for part in parts):
                 here = [part for part in parts if part["line"] == line]
                 total = rounded(sum(part["points"] for part in here), mode)
-                shares = largest_remainder(total, [part["points"] for part in here])
+                shares = self.shares(total, [part["points"] for part in here])
                 for part, share in zip(here, shares, strict=True):
                     result[part["rule"], line] = share
         else:
             if scope == "rule":
                 totals = [rounded(one, mode) for one in sums]
             else:
-                totals = largest_remainder(rounded(sum(sums), mode), sums)
+                totals = self.shares(rounded(sum(sums), mode), sums)
             result = self.over_lines(rules, totals, of_rule)
         if ceiling is not None and sum(result.values()) > ceiling:
             result = self.over_lines(rules, largest_remainder(ceiling, sums), of_rule)
@@ -1124,10 +1151,16 @@ class Model:
                 result.update(self.over_lines([rule], [most], of_rule))
         return result
 
+    def shares(self, total, points):
+        """Whole points in place of unrounded ones."""
+        if self.readings["SHARES"] == "floors":
+            return floors_and_fractions(total, points)
+        return largest_remainder(total, points)
+
     def over_lines(self, rules, totals, of_rule):
         result = {}
         for rule, total in zip(rules, totals, strict=True):
-            shares = largest_remainder(total, [part["points"] for part in of_rule[rule]])
+            shares = self.shares(total, [part["points"] for part in of_rule[rule]])
             for part, share in zip(of_rule[rule], shares, strict=True):
                 result[rule, part["line"]] = share
         return result
@@ -1146,6 +1179,8 @@ class Model:
         for one in rule.get("frequency", []):
             if "every" in one:
                 for fact in times:
+                    if self.readings["COOLDOWN"] == "after" and fact["ms"] > event["ms"]:
+                        continue
                     first, second = sorted((fact["ms"], event["ms"]))
                     if self.later(first, one["every"]) > second:
                         ends.append(self.later(fact["ms"], one["every"]))
@@ -1217,15 +1252,22 @@ class Model:
             touched = [part for part in parts if name in part.get("added", {})]
             if not touched:
                 continue
-            total = sum(part["added"][name] for part in touched)
+            left = None
             if "budget" in campaign:
                 left = self.budget_left(campaign["budget"], self.campaign_used(name))
-                if total > left:
-                    limited_by.append({"limit": f"campaign:{name}"})
-                    for part in touched:
-                        kept = part["added"][name] * left / total
-                        part["points"] -= part["added"][name] - kept
-                        part["added"][name] = kept
+            if self.readings["CAMPAIGN_BUDGET"] == "all":
+                if left is not None:
+                    limit(touched, left, "cap", f"campaign:{name}")
+                for part in touched:
+                    part["added"][name] = part["points"]
+                continue
+            total = sum(part["added"][name] for part in touched)
+            if left is not None and total > left:
+                limited_by.append({"limit": f"campaign:{name}"})
+                for part in touched:
+                    kept = part["added"][name] * left / total
+                    part["points"] -= part["added"][name] - kept
+                    part["added"][name] = kept
         left = self.program_budget_left()
         if left is not None:
             ceiling = left if ceiling is None else min(ceiling, left)
@@ -1267,7 +1309,7 @@ class Model:
         used -= sum(fact["points"] for fact in self.facts() if fact["kind"] == "refund")
         return self.budget_left(self.program["budget"], used)
 
-    def expiry_of(self, policies, start):
+    def expiry_of(self, policies, start, earned):
         """The date on which points go whose clock starts on a date; or None."""
         dates = []
         for policy in policies or []:
@@ -1281,7 +1323,7 @@ class Model:
                     for text in policy["dates"]:
                         day = on_year(year, int(text[:2]), int(text[3:]))
                         if day > start and (
-                            "older_than" not in policy or start <= minus(day, policy["older_than"])
+                            "older_than" not in policy or earned <= minus(day, policy["older_than"])
                         ):
                             fixed.append(day)
                     if fixed:
@@ -1314,7 +1356,7 @@ class Model:
         ):
             wait = pendings.get("purchase")
         start = plus(on, wait) if wait else on
-        return (start if start > on else None), self.expiry_of(policies, start)
+        return (start if start > on else None), self.expiry_of(policies, start, on)
 
     def credit(self, member, count, today, event=None, rule=None, available_on=None, until=None):
         """New points, pending or not; debt is paid, what is over goes at once."""
@@ -1920,6 +1962,8 @@ class Model:
             for place in left:
                 rule = record["rules"].get(place[0], {})
                 least = (rule.get("when") or {}).get("min_amount")
+                if place[1] is not None and self.readings["THRESHOLD_RULES"] == "fixed":
+                    least = None
                 if least is not None and remaining < least:
                     gone[place] = left[place]
                 if place[1] is None and not any(
@@ -1985,7 +2029,8 @@ class Model:
             count = max(0, should - one["restored"])
             chosen = spending_order(spent)[:count]
             one["restored"] += len(chosen)
-            restored += self.give_back(member, chosen, self.day(work.now), grace)
+            alive = self.give_back(member, chosen, self.day(work.now), grace)
+            restored += alive if self.readings["RESTORED_POINTS"] == "alive" else len(chosen)
         return restored
 
     # --- spending ---
@@ -2299,7 +2344,7 @@ class Model:
             if command.get("expires_on"):
                 until = date.fromisoformat(command["expires_on"])
             else:
-                until = self.expiry_of(self.program.get("expiry"), today)
+                until = self.expiry_of(self.program.get("expiry"), today, today)
             moved = self.credit(member, points, today, until=until)
             self.advance(member, work.now)
         else:
