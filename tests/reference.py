@@ -61,6 +61,7 @@ R19 BIRTHDAY_DAYS: the last 7 local dates are today and the 6 before. Only the s
     on a later sweep. The order of members in a sweep is that of enrolment.
 R20 A check-in that gives 0: limit_reached where a frequency or a cap was the cause, otherwise
     nothing_earned. Refusals in this order: code, member, hours, limits, points.
+    `next_allowed_at` of one that counted is that of the location; of one refused by a cap, absent.
 
 Expiry
 R21 INACTIVITY_PENDING: inactivity takes pending points too, held ones when they come back.
@@ -602,7 +603,7 @@ class Model:
         answer = {"ok": True, **answer}
         if key is not None:
             self.keys[key] = (fingerprint, answer)
-        return answer
+        return dict(answer)
 
     def key_of(self, command):
         kind = command["kind"]
