@@ -75,9 +75,9 @@ R23 Calendar and membership years: judged when they end, carried out after the g
     who is below at each midnight of the grace goes down, one step and then the next after another
     grace (at least a day). Lifetime: never down. Downgrade absent: none. Window absent: lifetime.
 R24 A tier set by staff replaces the earned one, higher or lower. Without `until` it has no end.
-R25 Without tiers qualifying points are 0. A refund subtracts all that its event gave for what came
-    back, expired and forgiven points included, from lifetime and (dated by the event) qualifying
-    points. Adjustments are neither.
+R25 Without tiers qualifying points are 0. TIER_REFUND: a refund subtracts all that its event gave
+    for what came back, expired and forgiven points included, from lifetime and (dated by the
+    event) qualifying points. Adjustments are neither.
 
 Spending
 R26 PAYMENT_NEEDS_ORDER: points are a payment where there is an order and a points_payment, plain
@@ -91,7 +91,8 @@ R30 Refusals of a redemption in this order: member, reward, currency, window, ti
 R31 Waits of transfers are whole local dates: of the sender, from the enrolment; of points, from
     the date they were credited to this member. Where only fresh points are missing:
     transfer_refused, otherwise insufficient_points.
-R32 A hold does not lapse or end by blocking or closing; cancelling is no right of the blocked only.
+R32 Blocking and closing end no hold. A blocked member's hold can be cancelled and not captured, a
+    closed one's neither; both lapse.
 
 Taking back
 R33 The lot of an event is that of its date: its own points first, then (after its expired ones)
@@ -109,6 +110,18 @@ R38 A refund that waited and does not fit is carried out as far as it fits. A re
 R39 Adjustments expire as the program says unless they name a date; proposals do not lapse here.
 R40 A merge keeps enrolment, tier (raised by the joint points), groups, status of the member that
     stays. `points` are what was available and pending. An erased member shows zeros.
+
+Elsewhere
+R41 An offer's percentage is of the line's base, worth that money divided by `point_value`.
+R42 `best` takes the largest factor, also one below 1; `add` is never below 0.
+R43 Whatever becomes available pays debt first, also what is cancelled, lapses or is restored.
+R44 Referral points above 0 are activity, as every award. Capturing, transfers, adjustments: none.
+R45 A late event dated in a calendar or membership year that is over raises no tier by itself, but
+    counts when that year is judged.
+R46 A referral counts as paid when the purchase that reaches `min_amount` is awarded, also where
+    the referrer may not have it; what is refunded is not paid by a later purchase.
+R47 Erasing cancels open holds (their stock comes back); what was issued still counts in budgets.
+R48 The policies for refunds, expiry and pending are those of the version in force at the command.
 
 Not modelled: signatures of codes, rotating and one-time codes, 1 March birthdays, lapsing of
 proposals, too_many_points and account_too_large, entries, hashes, notices.
