@@ -18,7 +18,7 @@ OWN_UV := $(filter .local/%,$(UV))
 RUN := env PYTHONPATH=functions:shared .venv/bin/python
 READY := .venv/ready .local/bin/ready
 
-.PHONY: help run test lint check docs replay verify bench bench-sweep bench-ring prove-verify prove-linearizability mutants fuzz lock clean
+.PHONY: help run test lint check docs replay verify bench bench-sweep bench-ring prove-verify prove-linearizability mutants model fuzz lock clean
 
 help: ## list the verbs
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-21s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -73,6 +73,9 @@ prove-verify: $(READY) ## 1,000 mutations that the verification has to find, and
 
 prove-linearizability: $(READY) ## 1,000 histories of 16 clients at once, and write the report
 	@$(RUN) -m tests.linearizability --write
+
+model: .venv/ready ## play a million commands beside the reference model (half an hour), and write what came of it
+	@$(RUN) -m tests.differential --ops 1000000 --jobs $(JOBS) --write
 
 # build, deploy, validate: what SAM does
 -include tools/sam.mk

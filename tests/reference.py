@@ -25,43 +25,45 @@ R2  Tax and shipping that count are spread over the lines in proportion to their
     was paid with points over the lines in proportion to that sum; a base is never below 0.
 R3  `hours` and opening hours are half open: at the end it is over. Hours of a location that pass
     midnight belong to the day they begin on; a rule's weekday is that of the local date.
-R4  An attribute that is absent, or of another kind than the value, satisfies no comparison, `!=`
-    included. true is no 1.
+R4  An attribute that is absent, or of another kind than the value, is not equal to it (`!=`
+    holds), and is in no order. true is no 1.
 R5  A rule without a line that matches has not fired. One that fires and gives 0 has.
 R6  The line multiplier of a line is that of the most specific match (by products, else categories,
-    else brands, else none), ties: the first in evaluation order. It also multiplies what offers
+    else brands, else none), ties: the largest. It also multiplies what offers
     gave to the line (OFFER_LINE_MULTIPLIER). A multiplier's own `exclusive` means nothing.
 R7  An exclusive rule silences rules, not offers.
 R8  A campaign with a `match` multiplies what matching lines earned and no fixed points; all
     campaigns that hold multiply; referral points are multiplied by nothing.
-R9  CAMPAIGN_BUDGET: a campaign's budget counts the points that it added (`added`), rounded up, and
-    what is left of it cuts only these; or everything that it multiplied (`all`).
+R9  A campaign's budget pays what the award is larger by because of it, in whole points, one
+    campaign after the other; where nothing is left, the campaign is over. What the program's
+    budget cannot pay its campaigns do not pay either, the last one first.
 R10 `tier_multiplier` is true by default for the triggers purchase and first_purchase.
 R11 FREQUENCY_COUNTS: a rule's frequency counts the times that it paid more than 0 (`paid`), not
-    those it fired (`fired`). Times of line multipliers are counted when they fire. COOLDOWN: it
-    holds in both directions, between times of occurrence.
-R12 A limit is compared with unrounded points. `refuse` in a rule's limit takes the rule's points,
-    in the program's limit all of the event's. The program's limits count awards by rules and
-    offers, not referrals; the program's budget counts referrals too.
-R13 With the scopes `rule` and `line` rounding up may pass a cap over several rules: then the cap
-    is spread instead. Points per event are a line of their own. SHARES: those of the rounded total
-    in proportion to the unrounded points (Hamilton); first over rules, then over each rule's lines
-    (for scope `line`: over the line's rules).
+    those it fired (`fired`). Times of line multipliers are counted when they multiply a line of
+    what paid. COOLDOWN: it holds in both directions, between times of occurrence.
+R12 A limit is compared with unrounded points, with the scopes `rule` and `line` with rounded ones.
+    It counts what was given since there has been a limit for that window. `refuse` in a rule's
+    limit takes the rule's points, in the program's limit all of the event's. The program's limits
+    count awards by rules and offers, not referrals; the program's budget counts referrals too.
+R13 Points per event are a line of their own. A rounded total is spread over rules: each one's
+    points rounded down, the largest fractions up; then in proportion over each rule's lines.
 R14 The first purchase is the first one recorded, whatever it earned and whether or not it was
     refunded. Pending and multipliers go by the rule's trigger (FIRST_PURCHASE_PENDS).
 R15 A duration of lateness, cooldown, or wait with days is counted on the local clock.
 R16 The fixed date of an expiry is the first one after the start of the lot's clock; `older_than`
     is measured from the day of earning. Inactivity is the program's, also where a rule overrides.
-R17 Points that are granted expired pay no debt. Pending points pay it when they become available.
+R17 Points that are granted expired pay debt too. Pending points pay it when they become available.
 R18 Referral points are pending by `pending.referral`, expire as the program says, and are part of
     the `points` of the referred member's award (REFERRAL_IN_AWARD). A limit of the referrer stops
-    the referrer's points alone. Both count as awarded and as qualifying.
+    the referrer's points alone. The referred member is paid first. Both
+    count as awarded, not as qualifying. A referrer who is gone, closed, or was brought by the
+    referred member: nobody is paid.
 R19 BIRTHDAY_DAYS: the last 7 local dates are today and the 6 before. Only the sweep pays birthdays
-    and anniversaries, anniversaries under the same conditions. A rule that did not fire may fire
-    on a later sweep. The order of members in a sweep is that of enrolment.
+    and anniversaries, anniversaries under the same conditions. Once a day has
+    paid anything it pays no more. The order of members in a sweep is that of enrolment.
 R20 A check-in that gives 0: limit_reached where a frequency or a cap was the cause, otherwise
     nothing_earned. Refusals in this order: code, member, hours, limits, points.
-    `next_allowed_at` of one that counted is that of the location; of one refused by a cap, absent.
+    `next_allowed_at` is when location and the first of the rules that could pay here allow it.
 
 Expiry
 R21 INACTIVITY_PENDING: inactivity takes pending points too, held ones when they come back.
@@ -70,10 +72,11 @@ R21 INACTIVITY_PENDING: inactivity takes pending points too, held ones when they
 R22 EXPIRING_UNDATED: points without a date are not in `expiring`, inactivity or not.
 
 Tiers
-R23 Calendar and membership years: judged when they end, carried out after the grace by the better
+R23 A refund takes down at once, to where the member belongs, a tier that its points held up.
+    Calendar and membership years: judged when they end, carried out after the grace by the better
     of the year that ended and the running one. Rolling windows: each midnight ends one; a member
-    who is below at each midnight of the grace goes down, one step and then the next after another
-    grace (at least a day). Lifetime: never down. Downgrade absent: none. Window absent: lifetime.
+    who is below at each midnight of the grace goes down; after one step the next is a window later.
+    Downgrade absent: none. Window absent: rolling P365D.
 R24 A tier set by staff replaces the earned one, higher or lower. Without `until` it has no end.
 R25 Without tiers qualifying points are 0. TIER_REFUND: a refund subtracts all that its event gave
     for what came back, expired and forgiven points included, from lifetime and (dated by the
@@ -95,36 +98,39 @@ R32 Blocking and closing end no hold. A blocked member's hold can be cancelled a
     closed one's neither; both lapse.
 
 Taking back
-R33 The lot of an event is that of its date: its own points first, then (after its expired ones)
-    others of the same date. Points of one date are spent in the order of their credit.
+R33 A refund takes of the event's parts by their dates: pending ones first, then lots; of a lot the
+    points of that date, whose ever, then what expired of that date since, then by policy.
 R34 Under `debt`, other lots are taken first, the rest is owed.
 R35 THRESHOLD_RULES are all with a min_amount: below it on what remains, all of theirs go (`fixed`:
     only those with points per event). Points per event go when no matching line remains.
 R36 Where a line's points come from several rules, and where points are taken by `proportional`,
     they are taken in proportion to what is left of each.
 R37 RESTORE_FIRST: points that paid come back after the refund has taken its own. In proportion of
-    the lines' amounts, in spending order. RESTORED_POINTS: `restored_points` are those that live.
-    GRACE_FROM: a grace counts from the refund's date.
+    the lines' amounts, the longest-lived first. RESTORED_POINTS: `restored_points` are those that
+    live. GRACE_FROM: a grace counts from the refund's date.
 R38 A refund that waited and does not fit is carried out as far as it fits. A refund of what is
     gone already, also of everything, is more_than_bought.
-R39 Adjustments expire as the program says unless they name a date; proposals do not lapse here.
-R40 A merge keeps enrolment, tier (raised by the joint points), groups, status of the member that
-    stays. `points` are what was available and pending. An erased member shows zeros.
+R39 Adjustments expire as the program says unless they name a date; proposals lapse after 7 days of
+    24 hours and are judged when they are approved.
+R40 A merge keeps enrolment, groups and referrer of the member that stays, the higher tier (raised
+    by the joint points); who was blocked stays so. Only holds of the one that goes are in the way.
+    `points` are what was available and pending. An erased member shows zeros.
 
 Elsewhere
 R41 An offer's percentage is of the line's base, worth that money divided by `point_value`.
 R42 `best` takes the largest factor, also one below 1; `add` is never below 0.
 R43 Whatever becomes available pays debt first, also what is cancelled, lapses or is restored.
 R44 Referral points above 0 are activity, as every award. Capturing, transfers, adjustments: none.
-R45 A late event dated in a calendar or membership year that is over raises no tier by itself, but
-    counts when that year is judged.
+R45 A late event dated in the calendar or membership year before this one may raise the tier; of
+    older ones none does.
 R46 A referral counts as paid when the purchase that reaches `min_amount` is awarded, also where
     the referrer may not have it; what is refunded is not paid by a later purchase.
 R47 Erasing cancels open holds (their stock comes back); what was issued still counts in budgets.
-R48 The policies for refunds, expiry and pending are those of the version in force at the command.
+R48 The policies for shortfall, expiry and pending are those of the version in force at the command,
+    the method of a refund that of the event's. What qualifies is decided with the event.
 
-Not modelled: signatures of codes, rotating and one-time codes, 1 March birthdays, lapsing of
-proposals, too_many_points and account_too_large, entries, hashes, notices.
+Not modelled: signatures of codes, rotating and one-time codes, 1 March birthdays, too_many_points,
+account_too_large, entries, hashes, notices.
 """
 
 from __future__ import annotations
@@ -140,8 +146,6 @@ READINGS = {
     "OFFER_LINE_MULTIPLIER": True,
     "FREQUENCY_COUNTS": "paid",  # paid | fired
     "COOLDOWN": "both",  # both | after: of events before this one only
-    "SHARES": "hamilton",  # hamilton | floors: what is whole first, then the largest fractions
-    "CAMPAIGN_BUDGET": "added",  # added | all
     "THRESHOLD_RULES": "all",  # all | fixed
     "RESTORED_POINTS": "alive",  # alive | all
     "FIRST_PURCHASE_PENDS": "own",  # own | purchase
@@ -172,6 +176,7 @@ WEEKDAYS = ["mon", "tue", "wed", "thu", "fri", "sat", "sun"]
 FUTURE_TOLERANCE_MS = 5 * 60 * 1000
 DEFAULT_HOLD = "PT30M"
 MOST_HOLDS = 20
+PROPOSAL_MS = 7 * 24 * 3600 * 1000
 
 
 class RefusedError(Exception):
@@ -215,6 +220,13 @@ def floors_and_fractions(total, weights):
     for i in sorted(range(len(weights)), key=lambda i: (-fractions[i], i))[:missing]:
         shares[i] += 1
     return shares
+
+
+def in_order(limits, member):
+    """Limits of a transaction come first; without a member windows do not count."""
+    return [one for one in limits if one["per"] == "transaction"] + [
+        one for one in limits if one["per"] != "transaction" and member is not None
+    ]
 
 
 def rounded(value, mode):
@@ -375,13 +387,11 @@ def not_over(text, local):
 
 def compares(attribute, attributes):
     """Whether one comparison of an attribute holds."""
-    if attribute["name"] not in attributes:
-        return False
-    have, op, want = attributes[attribute["name"]], attribute["op"], attribute["value"]
+    have, op, want = attributes.get(attribute["name"]), attribute["op"], attribute["value"]
     if op == "in":
         return any(type(have) is type(one) and have == one for one in want)
     if type(have) is not type(want):
-        return False
+        return op == "!="
     if op == "==":
         return have == want
     if op == "!=":
@@ -495,6 +505,18 @@ def simple_email(email):
 
 def simple_phone(phone):
     return re.sub(r"[^0-9]", "", phone)
+
+
+def share_of(amounts, returned):
+    """Which part of the whole came back, by what the lines cost."""
+    if not sum(amounts):
+        return sum(returned, Fraction(0)) / max(1, len(returned))
+    return sum((a * f for a, f in zip(amounts, returned, strict=True)), Fraction(0)) / sum(amounts)
+
+
+def kept(lines, returned):
+    """The base of what the customer keeps."""
+    return sum(line["base"] * (1 - f) for line, f in zip(lines, returned, strict=True))
 
 
 class Work:
@@ -713,15 +735,15 @@ class Model:
             moments.add((inactive, 0))
         for day, ms in sorted(moments):
             if ms == 0:
-                for point in member["points"]:
-                    if self.is_over(point, day, inactive):
-                        point["state"] = "expired"
                 ready = [
                     point
                     for point in member["points"]
                     if point["state"] == "pending" and point["available_on"] <= day
                 ]
                 self.make_available(member, ready)
+                for point in member["points"]:
+                    if self.is_over(point, day, inactive):
+                        self.expire(point)
             else:
                 for key, one in member["redemptions"].items():
                     if one["status"] == "held" and one["held_until"] == ms:
@@ -729,6 +751,16 @@ class Model:
                         held = [p for p in member["points"] if p["redemption"] == key]
                         self.give_back(member, held, day)
         self.advance_tier(member, today)
+
+    def revive(self, member, today):
+        """Who has points given after inactivity had taken all counts as active again."""
+        inactive = self.inactive_on(member)
+        if inactive and inactive <= today:
+            member["log"].append({"kind": "revived", "on": today, "active": True})
+
+    def expire(self, point):
+        self.number += 1
+        point["state"], point["gone"] = "expired", self.number
 
     def is_over(self, point, day, inactive):
         if point["state"] not in ("pending", "available"):
@@ -753,21 +785,18 @@ class Model:
     def give_back(self, member, points, day, grace=None):
         """Points that were held or spent, to their old dates. Returns how many live."""
         inactive = self.inactive_on(member)
-        alive = []
         for point in points:
             point["redemption"] = None
-            point["state"] = "available"
             if point["expires_on"] and point["expires_on"] <= day and grace:
                 if self.readings["GRACE_FROM"] == "refund":
                     point["expires_on"] = plus(day, grace)
                 else:
                     point["expires_on"] = plus(point["expires_on"], grace)
+        self.make_available(member, points)
+        for point in points:
             if self.is_over(point, day, inactive):
-                point["state"] = "expired"
-            else:
-                alive.append(point)
-        self.make_available(member, alive)
-        return len(alive)
+                self.expire(point)
+        return sum(1 for point in points if point["state"] != "expired")
 
     # --- sums ---
 
@@ -778,32 +807,29 @@ class Model:
 
     def qualifying_between(self, member, holds):
         """What qualifies of the dates for which `holds`."""
-        by = self.program["tiers"].get("qualify_by", "points")
-        total = 0
-        for fact in member["log"]:
-            if fact["kind"] == "award" and holds(fact["on"]):
-                total += fact["base"] if by == "spend" else fact["points"]
-            if fact["kind"] == "refund" and holds(fact["on"]):
-                total -= fact["base"] if by == "spend" else fact["counted"]
-        return total
+        return sum(
+            fact["qualifies"]
+            for fact in member["log"]
+            if fact["kind"] in ("award", "refund") and holds(fact["counts_on"])
+        )
 
     def qualifying(self, member, today):
         if not self.program.get("tiers"):
             return 0
-        frame = self.program["tiers"].get("window", "lifetime")
+        frame = self.program["tiers"].get("window", {"rolling": "P365D"})
         if frame == "lifetime":
             return self.qualifying_between(member, lambda _: True)
         if "rolling" in frame:
-            first = self.first_that_counts(frame["rolling"], today)
-            return self.qualifying_between(member, lambda on: first <= on)
+            return self.qualifying_between(member, lambda on: self.still_counts(frame, on, today))
         start, end = self.period(member, today)
         return self.qualifying_between(member, lambda on: start <= on < end)
 
-    def first_that_counts(self, length, today):
-        """The first day of a rolling window; a month of a long one counts to its last day."""
-        months, days, _ = duration(length)
-        first = minus(today, length) + timedelta(days=1)
-        return first.replace(day=1) if 30 * months + days > 90 else first
+    def still_counts(self, frame, on, today):
+        """Whether a date is in the window; in a long one a month is to its last day."""
+        months, days, _ = duration(frame["rolling"])
+        if 30 * months + days > 90:
+            on = date(on.year, on.month, days_in_month(on.year, on.month))
+        return plus(on, frame["rolling"]) > today
 
     def period_start(self, member, year):
         """The day on which a calendar or membership year begins in that calendar year."""
@@ -832,47 +858,78 @@ class Model:
         downgrade = self.program["tiers"].get("downgrade") or {}
         steps = downgrade.get("steps", "none")
         day = member["looked_on"]
-        future = any(fact["on"] > day for fact in member["log"])
-        if (member["tier"] == 0 or steps == "none") and not future:
-            day = max(day, today)  # nowhere to fall
-        while day < today:
+        while day < today and member["tier"] and steps != "none":
             day += timedelta(days=1)
-            self.lift(member, day)
-            if steps != "none":
-                self.look(member, day, steps, downgrade.get("grace", "P0D"))
+            self.look(member, day, steps, downgrade.get("grace", "P0D"))
         member["looked_on"] = max(member["looked_on"], today)
-        self.lift(member, today)
 
-    def lift(self, member, day):
-        level = self.level_for(self.qualifying(member, day))
-        if level > member["tier"]:
-            member["tier"] = level
+    def is_yearly(self):
+        frame = self.program["tiers"].get("window", {"rolling": "P365D"})
+        return frame != "lifetime" and "rolling" not in frame
+
+    def in_year_of(self, member, day):
+        """What qualifies in the calendar or membership year of a date."""
+        start, end = self.period(member, day)
+        return self.qualifying_between(member, lambda on: start <= on < end)
+
+    def lift(self, member, today, on=None):
+        """Up at once, also by an event of the year before this one or just after it."""
+        if not self.program.get("tiers"):
+            return
+        total = self.qualifying(member, today)
+        if on is not None and self.is_yearly():
+            start, _ = self.period(member, today)
+            before, _ = self.period(member, start - timedelta(days=1))
+            if on >= before:
+                total = max(total, self.in_year_of(member, on))
+        level = self.level_for(total)
+        member["tier"] = max(member["tier"], level)
         if level >= member["tier"]:
-            member["fell_on"] = None
+            member["kept_until"] = None
+
+    def holds_up(self, member, today):
+        """What can hold a tier up: what counts now, or did in the year before."""
+        if not self.program.get("tiers"):
+            return 0
+        total = self.qualifying(member, today)
+        if self.is_yearly():
+            start, _ = self.period(member, today)
+            total = max(total, self.in_year_of(member, start - timedelta(days=1)))
+        return total
+
+    def lower(self, member, was, today):
+        """Down at once after a refund, where what it took was what had held the tier up."""
+        if not self.program.get("tiers"):
+            return
+        total = self.holds_up(member, today)
+        if total < self.program["tiers"]["levels"][member["tier"]]["at"] <= was:
+            member["tier"] = self.level_for(total)
+            member["kept_until"] = None
 
     def look(self, member, day, steps, grace):
         """Whether the member goes down on that day."""
-        frame = self.program["tiers"].get("window", "lifetime")
+        frame = self.program["tiers"].get("window", {"rolling": "P365D"})
         if frame == "lifetime":
             return
         if "rolling" in frame:
             level = self.level_for(self.qualifying(member, day))
             if level >= member["tier"]:
+                member["kept_until"] = None
                 return
-            if member["fell_on"] is None:
-                member["fell_on"] = day
-            if day < plus(member["fell_on"], grace):
+            if member["kept_until"] is None:
+                member["kept_until"] = plus(day, grace)
+            if day < member["kept_until"]:
                 return
             member["tier"] = level if steps == "full" else member["tier"] - 1
-            # After a step the next midnight is the first of another grace.
-            member["fell_on"] = None
+            # One step down is for one more window.
+            below = level < member["tier"]
+            member["kept_until"] = plus(day, frame["rolling"]) if below else None
             return
         for year in (day.year - 2, day.year - 1, day.year):
             end = self.period_start(member, year)
             if end <= member["enrolled_on"] or plus(end, grace) != day:
                 continue
-            start = self.period_start(member, year - 1)
-            before = self.qualifying_between(member, lambda on, s=start, e=end: s <= on < e)
+            before = self.in_year_of(member, end - timedelta(days=1))
             level = self.level_for(max(before, self.qualifying(member, day)))
             if level < member["tier"]:
                 member["tier"] = level if steps == "full" else member["tier"] - 1
@@ -889,9 +946,9 @@ class Model:
 
     # --- earning ---
 
-    def base_of(self, purchase):
+    def base_of(self, purchase, program=None):
         """The lines of a purchase with what each earns on."""
-        rules = self.program.get("earning_base") or {}
+        rules = (program or self.program).get("earning_base") or {}
         lines = [
             {
                 "line_id": line["line_id"],
@@ -965,7 +1022,6 @@ class Model:
                 {"rule_id": rule["rule_id"], "fired": reason is None, "reason": reason}
             )
 
-        parts = []
         earning = [rule for rule in fired if "multiply" not in rule["earn"]]
         raw = {rule["rule_id"]: self.raw_points(rule, event) for rule in earning}
         exclusive = [rule for rule in earning if rule.get("stacking") == "exclusive"]
@@ -992,13 +1048,7 @@ class Model:
             and not_over(campaign.get("until"), event["local"])
             and why_not(campaign.get("when"), event) is None
         ]
-        for rule in earning:
-            for line, points in raw[rule["rule_id"]].items():
-                parts.append({"rule": rule["rule_id"], "line": line, "raw": points})
-                with_tier = rule.get(
-                    "tier_multiplier", rule["trigger"] in ("purchase", "first_purchase")
-                )
-                self.multiply(program, parts[-1], event, multipliers, campaigns, with_tier)
+        gives = {rule["rule_id"]: (rule, raw[rule["rule_id"]]) for rule in earning}
         for offer in program.get("offers", []):
             if event["type"] != "purchase":
                 continue
@@ -1006,35 +1056,45 @@ class Model:
             explanation.append(
                 {"offer_id": offer["offer_id"], "fired": reason is None, "reason": reason}
             )
-            for line, amount in points.items():
-                parts.append({"rule": offer["offer_id"], "line": line, "raw": amount})
-                touching = multipliers if self.readings["OFFER_LINE_MULTIPLIER"] else []
-                self.multiply(program, parts[-1], event, touching, campaigns, False)
+            gives[offer["offer_id"]] = (None, points)
 
-        desired = self.whole(program, parts, None, {})
-        limited_by = []
-        ceiling, ceilings, added = self.cut(program, parts, event, member, limited_by)
-        granted = self.whole(program, parts, ceiling, ceilings)
+        def award(running, most=None):
+            return self.award_under(program, event, gives, multipliers, running, member, most)
+
+        granted, limited_by, desired = award(campaigns)
+        multiplying = {
+            self.line_multiplier(program, event["lines"][line], multipliers)["rule_id"]
+            for line in range(len(event["lines"]))
+            if self.line_multiplier(program, event["lines"][line], multipliers)
+        }
+        drawn = {}
+        if member is not None and sum(granted.values()):
+            granted, drawn = self.within_budgets(program, award, campaigns, granted, limited_by)
         for row in explanation:
             name = row.get("rule_id", row.get("offer_id"))
             row["points"] = sum(n for (rule, _), n in granted.items() if rule == name)
+        refused = {
+            one["limit"].rpartition(":")[0] for one in limited_by if one.get("refuses")
+        } & set(raw)
         paid = []
         for row in explanation:
             name = row.get("rule_id", row.get("offer_id"))
-            multiplies = any(rule["rule_id"] == name for rule in multipliers)
+            multiplies = name in multiplying
             if row["fired"] and (
-                row["points"] > 0 or multiplies or self.readings["FREQUENCY_COUNTS"] == "fired"
+                row["points"] > 0
+                or (multiplies and granted)
+                or self.readings["FREQUENCY_COUNTS"] == "fired"
             ):
                 paid.append(name)
         return {
-            "parts": {place: n for place, n in granted.items() if n},
+            "parts": granted,
             "points": sum(granted.values()),
             "desired": sum(desired.values()),
             "explanation": explanation,
             "limited_by": limited_by,
-            "campaigns": added,
+            "drawn": drawn,
             "paid": paid,
-            "stopped": frequency_stopped,
+            "stopped": frequency_stopped | refused,
         }
 
     def is_triggered(self, rule, event):
@@ -1052,7 +1112,8 @@ class Model:
         points = number(earn["points"])
         lines = self.matching(rule, event)
         if "per_line" in earn:
-            return dict.fromkeys(lines, points / earn["per_line"])
+            blocks = len(lines) // number(earn["per_line"])
+            return dict.fromkeys(lines, points * blocks / max(1, len(lines)))
         if "per_amount" in earn or "per_quantity" in earn:
             by = "base" if "per_amount" in earn else "quantity"
             block = earn.get("per_amount") or earn.get("per_quantity")
@@ -1085,41 +1146,39 @@ class Model:
             points[i] = line["base"] * number(offer["percent"]) / 100 / worth
         return points, (None if points else "match")
 
-    def multiply(self, program, part, event, multipliers, campaigns, with_tier):
-        """Put the multiplied points into the part, and what they are without each campaign."""
-        own = []
-        if part["line"] is not None:
-            line = event["lines"][part["line"]]
-            touching = [
-                rule
-                for rule in multipliers
-                if matches(rule.get("match"), line, self.readings["MATCH"])
-            ]
-            if touching:
-                best = min(touching, key=lambda rule: specificity(rule.get("match")))
-                own.append(number(best["earn"]["multiply"]))
+    def line_multiplier(self, program, line, multipliers):
+        """The one rule that multiplies a line, or None."""
+        how = self.readings["MATCH"]
+        return min(
+            (rule for rule in multipliers if matches(rule.get("match"), line, how)),
+            key=lambda rule: (
+                specificity(rule.get("match")),
+                -number(rule["earn"]["multiply"]),
+                program["rules"].index(rule),
+            ),
+            default=None,
+        )
+
+    def factor(self, program, line, event, multipliers, campaigns, with_tier):
+        """What the points of a line (None: of the event) are multiplied by."""
+        factors = []
+        if line is not None:
+            best = self.line_multiplier(program, event["lines"][line], multipliers)
+            if best:
+                factors.append(number(best["earn"]["multiply"]))
         if with_tier and event["tier_id"] is not None:
-            level = next(
-                one for one in program["tiers"]["levels"] if one["tier_id"] == event["tier_id"]
-            )
+            levels = program["tiers"]["levels"]
+            level = next(one for one in levels if one["tier_id"] == event["tier_id"])
             if "multiplier" in level:
-                own.append(number(level["multiplier"]))
-        by_campaign = {}
+                factors.append(number(level["multiplier"]))
         for campaign in campaigns:
             if campaign.get("match") and (
-                part["line"] is None
-                or not matches(
-                    campaign["match"], event["lines"][part["line"]], self.readings["MATCH"]
-                )
+                line is None
+                or not matches(campaign["match"], event["lines"][line], self.readings["MATCH"])
             ):
                 continue
-            by_campaign[campaign["campaign_id"]] = number(campaign["multiplier"])
-        part["points"] = part["raw"] * self.combined(program, own + list(by_campaign.values()))
-        part["added"] = {}
-        for campaign_id in by_campaign:
-            others = [m for other, m in by_campaign.items() if other != campaign_id]
-            without = part["raw"] * self.combined(program, own + others)
-            part["added"][campaign_id] = max(Fraction(0), part["points"] - without)
+            factors.append(number(campaign["multiplier"]))
+        return self.combined(program, factors)
 
     def combined(self, program, factors):
         setting = program.get("multipliers") or {}
@@ -1136,48 +1195,149 @@ class Model:
             result = min(result, number(setting["max"]))
         return result
 
-    def whole(self, program, parts, ceiling, ceilings):
-        """Whole points by (rule, line)."""
+    def award_under(self, program, event, gives, multipliers, campaigns, member, most):
+        """Whole points by (rule or offer, line) under these campaigns, at most `most` in all; the
+        limits that bit; and whole points by rule or offer before limits."""
         setting = program.get("rounding") or {}
         mode, scope = setting.get("mode", "floor"), setting.get("scope", "award")
-        rules = list(dict.fromkeys(part["rule"] for part in parts))
-        of_rule = {rule: [p for p in parts if p["rule"] == rule] for rule in rules}
-        sums = [sum((p["points"] for p in of_rule[rule]), Fraction(0)) for rule in rules]
-        result = {}
-        if scope == "line":
-            for line in dict.fromkeys(part["line"] for part in parts):
-                here = [part for part in parts if part["line"] == line]
-                total = rounded(sum(part["points"] for part in here), mode)
-                shares = self.shares(total, [part["points"] for part in here])
-                for part, share in zip(here, shares, strict=True):
-                    result[part["rule"], line] = share
+        sources = {}
+        for name, (rule, raw) in gives.items():
+            with_tier = rule is not None and rule.get(
+                "tier_multiplier", rule["trigger"] in ("purchase", "first_purchase")
+            )
+            factors = {
+                line: self.factor(program, line, event, multipliers, campaigns, with_tier)
+                for line in raw
+            }
+            sources[name] = {line: raw[line] * factors[line] for line in raw}
+        weights = sources
+        if scope == "rule":
+            totals = {name: rounded(sum(lines.values()), mode) for name, lines in sources.items()}
+        elif scope == "line":
+            sources = self.rounded_by_line(sources, mode)
+            totals = {name: sum(lines.values()) for name, lines in sources.items()}
         else:
-            if scope == "rule":
-                totals = [rounded(one, mode) for one in sums]
+            totals = {name: sum(lines.values(), Fraction(0)) for name, lines in sources.items()}
+        names = list(totals)
+
+        def settled():
+            points = [Fraction(totals[name]) for name in names]
+            return dict(
+                zip(
+                    names,
+                    floors_and_fractions(rounded(sum(points), mode), points),
+                    strict=True,
+                )
+            )
+
+        desired = settled()
+        limited_by = []
+        for rule in program.get("rules", []):
+            name = rule["rule_id"]
+            refusing = {one["per"] for one in rule.get("limits", []) if one.get("over") == "refuse"}
+            for one in in_order(rule.get("limits", []), member) if name in totals else []:
+                left = self.limit_left(one, event, member, name)
+                if totals[name] > left:
+                    refuses = one["per"] in refusing
+                    limited_by.append({"limit": f"{name}:{one['per']}", "refuses": refuses})
+                    totals[name] = 0 if one.get("over") == "refuse" else left
+        total = sum(totals.values())
+        ceiling = total if most is None else min(total, most)
+        for one in in_order(program.get("limits", []), member):
+            left = self.limit_left(one, event, member, None)
+            if ceiling > left:
+                limited_by.append({"limit": f"program:{one['per']}"})
+                ceiling = 0 if one.get("over") == "refuse" else left
+        if ceiling < total:
+            totals = {name: Fraction(points) * ceiling / total for name, points in totals.items()}
+        granted = {}
+        for name, points in settled().items():
+            lines = sources[name]
+            if scope == "line" and points == sum(lines.values()):
+                shares = list(lines.values())
             else:
-                totals = self.shares(rounded(sum(sums), mode), sums)
-            result = self.over_lines(rules, totals, of_rule)
-        if ceiling is not None and sum(result.values()) > ceiling:
-            result = self.over_lines(rules, largest_remainder(ceiling, sums), of_rule)
-        for rule, most in ceilings.items():
-            have = sum(n for (name, _), n in result.items() if name == rule)
-            if have > most:
-                result.update(self.over_lines([rule], [most], of_rule))
+                shares = largest_remainder(points, list(weights[name].values()))
+            for line, share in zip(lines, shares, strict=True):
+                if share:
+                    granted[name, line] = share
+        return granted, limited_by, desired
+
+    def rounded_by_line(self, sources, mode):
+        result = {name: {} for name in sources}
+        for line in dict.fromkeys(line for lines in sources.values() for line in lines):
+            here = [name for name, lines in sources.items() if line in lines]
+            if line is None:
+                for name in here:
+                    result[name][line] = rounded(sources[name][line], mode)
+                continue
+            points = [sources[name][line] for name in here]
+            shares = floors_and_fractions(rounded(sum(points), mode), points)
+            for name, share in zip(here, shares, strict=True):
+                result[name][line] = share
         return result
 
-    def shares(self, total, points):
-        """Whole points in place of unrounded ones."""
-        if self.readings["SHARES"] == "floors":
-            return floors_and_fractions(total, points)
-        return largest_remainder(total, points)
+    def limit_left(self, one, event, member, name):
+        """What a limit of a rule, or of the program (None), leaves."""
+        if one["per"] == "transaction":
+            return one["points"]
+        return max(0, one["points"] - self.points_used(member, one["per"], event["on"], name))
 
-    def over_lines(self, rules, totals, of_rule):
-        result = {}
-        for rule, total in zip(rules, totals, strict=True):
-            shares = self.shares(total, [part["points"] for part in of_rule[rule]])
-            for part, share in zip(of_rule[rule], shares, strict=True):
-                result[rule, part["line"]] = share
-        return result
+    def points_used(self, member, per, on, name):
+        """What a limit counts in the window of a date: since there has been a limit for it."""
+        here = window(per, on)
+        used = 0
+        for fact in member["log"]:
+            if fact["kind"] == "award" and window(per, fact["on"]) == here:
+                counted = {one["per"] for one in self.terms_of(fact, name).get("limits", [])}
+                if per in counted:
+                    used += (
+                        sum(fact["rules"].values()) if name is None else fact["rules"].get(name, 0)
+                    )
+        return used
+
+    def terms_of(self, fact, name):
+        """The rule, or (None) the program, of the version under which a fact was recorded."""
+        document = self.documents[fact["version"]]
+        if name is None:
+            return document
+        return next((r for r in document.get("rules", []) if r["rule_id"] == name), {})
+
+    def within_budgets(self, program, award, campaigns, granted, limited_by):
+        """The award within the budgets, and what it draws from each. A campaign's budget pays what
+        the award is larger by because of it, one campaign after another; the program's, all."""
+        paying = [c for c in campaigns if "budget" in c]
+        running = [c for c in campaigns if c not in paying]
+        drawn = {}
+        before = sum(award(running)[0].values()) if paying else sum(granted.values())
+        allowed = before
+        for campaign in paying:
+            name = "campaign:" + campaign["campaign_id"]
+            with_it = [c for c in campaigns if c in running or c is campaign]
+            then = sum(award(with_it)[0].values())
+            more = max(0, then - before)
+            paid = min(more, self.budget_left(campaign["budget"], self.drawn(name)))
+            if paid < more:
+                limited_by.append({"limit": name})
+            if paid == 0 and more:
+                continue  # the campaign is over
+            running = with_it
+            allowed += paid + min(0, then - before)
+            before = then
+            drawn[name] = paid
+        if "budget" in program:
+            left = self.budget_left(program["budget"], self.drawn("program"))
+            if allowed > left:
+                limited_by.append({"limit": "program:budget"})
+                short = allowed - left
+                for name in reversed(drawn):
+                    less = min(short, drawn[name])
+                    drawn[name] -= less
+                    short -= less
+                allowed = left
+            drawn["program"] = allowed
+        if running != campaigns or sum(granted.values()) > allowed:
+            granted = award(running, allowed)[0]
+        return granted, drawn
 
     def too_often(self, rule, event, member):
         return any(self.frequency_blocks(rule, event, member))
@@ -1193,6 +1353,9 @@ class Model:
         for one in rule.get("frequency", []):
             if "every" in one:
                 for fact in times:
+                    terms = self.terms_of(fact, rule["rule_id"])
+                    if not any("every" in other for other in terms.get("frequency", [])):
+                        continue
                     if self.readings["COOLDOWN"] == "after" and fact["ms"] > event["ms"]:
                         continue
                     first, second = sorted((fact["ms"], event["ms"]))
@@ -1200,97 +1363,19 @@ class Model:
                         ends.append(self.later(fact["ms"], one["every"]))
             else:
                 here = window(one["per"], event["on"])
-                count = sum(1 for fact in times if window(one["per"], fact["on"]) == here)
+                count = sum(
+                    1
+                    for fact in times
+                    if window(one["per"], fact["on"]) == here
+                    and any(
+                        other.get("per") == one["per"]
+                        for other in self.terms_of(fact, rule["rule_id"]).get("frequency", [])
+                    )
+                )
                 if count >= one["times"]:
                     following = next_window(one["per"], event["on"])
                     ends.append(self.midnight(following) if following else True)
         return ends
-
-    def cut(self, program, parts, event, member, limited_by):
-        """Apply caps in their order. Returns the whole points that may not be passed in all and by
-        rule, and what each campaign added."""
-        ceilings = {}
-        ceiling = None
-        awards = [fact for fact in member["log"] if fact["kind"] == "award"] if member else []
-
-        def limit(chosen, left, over, name):
-            total = sum(part["points"] for part in chosen)
-            if total <= left:
-                return
-            limited_by.append({"limit": name})
-            if over == "refuse":
-                left = 0
-            factor = Fraction(left) / total
-            for part in chosen:
-                part["points"] *= factor
-                part["added"] = {name: x * factor for name, x in part["added"].items()}
-
-        for rule in program.get("rules", []):
-            chosen = [part for part in parts if part["rule"] == rule["rule_id"]]
-            limits = rule.get("limits", [])
-            ordered = [one for one in limits if one["per"] == "transaction"]
-            if member:
-                ordered += [one for one in limits if one["per"] != "transaction"]
-            for one in ordered if chosen else []:
-                here = window(one["per"], event["on"])
-                used = 0
-                if one["per"] != "transaction":
-                    used = sum(
-                        fact["rules"].get(rule["rule_id"], 0)
-                        for fact in awards
-                        if window(one["per"], fact["on"]) == here
-                    )
-                left = max(0, one["points"] - used)
-                ceilings[rule["rule_id"]] = min(ceilings.get(rule["rule_id"], left), left)
-                limit(chosen, left, one.get("over", "cap"), f"{rule['rule_id']}:{one['per']}")
-        limits = program.get("limits", [])
-        ordered = [one for one in limits if one["per"] == "transaction"]
-        if member:
-            ordered += [one for one in limits if one["per"] != "transaction"]
-        for one in ordered:
-            here = window(one["per"], event["on"])
-            used = 0
-            if one["per"] != "transaction":
-                used = sum(
-                    sum(fact["rules"].values())
-                    for fact in awards
-                    if window(one["per"], fact["on"]) == here
-                )
-            left = max(0, one["points"] - used)
-            ceiling = left if ceiling is None else min(ceiling, left)
-            limit(parts, left, one.get("over", "cap"), f"program:{one['per']}")
-        if not member:
-            return ceiling, ceilings, {}
-        for campaign in program.get("campaigns", []):
-            name = campaign["campaign_id"]
-            touched = [part for part in parts if name in part.get("added", {})]
-            if not touched:
-                continue
-            left = None
-            if "budget" in campaign:
-                left = self.budget_left(campaign["budget"], self.campaign_used(name))
-            if self.readings["CAMPAIGN_BUDGET"] == "all":
-                if left is not None:
-                    limit(touched, left, "cap", f"campaign:{name}")
-                for part in touched:
-                    part["added"][name] = part["points"]
-                continue
-            total = sum(part["added"][name] for part in touched)
-            if left is not None and total > left:
-                limited_by.append({"limit": f"campaign:{name}"})
-                for part in touched:
-                    kept = part["added"][name] * left / total
-                    part["points"] -= part["added"][name] - kept
-                    part["added"][name] = kept
-        left = self.program_budget_left()
-        if left is not None:
-            ceiling = left if ceiling is None else min(ceiling, left)
-            limit(parts, left, "cap", "program:budget")
-        added = {}
-        for part in parts:
-            for name, points in part.get("added", {}).items():
-                added[name] = added.get(name, 0) + points
-        return ceiling, ceilings, {name: rounded(x, "ceil") for name, x in added.items()}
 
     def budget_left(self, budget, used):
         most = Fraction(budget["points"]) if "points" in budget else None
@@ -1298,30 +1383,14 @@ class Model:
             most = Fraction(budget["money"]) / number(self.program["point_value"])
         return max(0, rounded(most - used, "floor"))
 
-    def facts(self):
+    def drawn(self, name):
+        """What awards have drawn from a budget, less what their refunds gave back."""
+        total = 0
         for member in self.members.values():
-            yield from member["log"]
-
-    def campaign_used(self, name):
-        """What a campaign added, less what refunds of it gave back in proportion."""
-        refunded = {}
-        for fact in self.facts():
-            if fact["kind"] == "refund" and fact["event_id"] is not None:
-                event_id = fact["event_id"]
-                refunded[event_id] = refunded.get(event_id, 0) + sum(fact["parts"].values())
-        used = Fraction(0)
-        for fact in self.facts():
-            if fact["kind"] == "award" and fact["points"] and name in fact["campaigns"]:
-                kept = fact["points"] - refunded.get(fact["event_id"], 0)
-                used += Fraction(fact["campaigns"][name] * kept, fact["points"])
-        return used
-
-    def program_budget_left(self):
-        if "budget" not in self.program:
-            return None
-        used = sum(fact["points"] for fact in self.facts() if fact["kind"] == "award")
-        used -= sum(fact["points"] for fact in self.facts() if fact["kind"] == "refund")
-        return self.budget_left(self.program["budget"], used)
+            for fact in member["log"]:
+                if fact["kind"] in ("award", "refund"):
+                    total += fact["drawn"].get(name, 0)
+        return total
 
     def expiry_of(self, policies, start, earned):
         """The date on which points go whose clock starts on a date; or None."""
@@ -1370,7 +1439,7 @@ class Model:
         ):
             wait = pendings.get("purchase")
         start = plus(on, wait) if wait else on
-        return (start if start > on else None), self.expiry_of(policies, start, on)
+        return start, self.expiry_of(policies, start, on)
 
     def credit(self, member, count, today, event=None, rule=None, available_on=None, until=None):
         """New points, pending or not; debt is paid, what is over goes at once."""
@@ -1390,14 +1459,34 @@ class Model:
                 }
             )
         member["points"].extend(fresh)
-        if until and until <= today:
-            for point in fresh:
-                point["state"] = "expired"
-        elif available_on is None or available_on <= today:
+        if available_on is None or available_on <= today:
             self.make_available(member, fresh)
         return fresh
 
-    def grant(self, work, member, event, event_id, skip=()):
+    def parts_of(self, points):
+        """What was given, by its life: pending parts first, then lots, by date."""
+        sums = {}
+        for point in points:
+            if point["state"] != "paid":
+                pends = point["available_on"] if point["state"] == "pending" else None
+                place = (pends, point["expires_on"])
+                sums[place] = sums.get(place, 0) + 1
+        nr = points[-1]["nr"] if points else 0
+        return ordered_parts(
+            [
+                {
+                    "start": start,
+                    "until": until,
+                    "points": count,
+                    "asked": 0,
+                    "nr": nr,
+                    "beside": False,
+                }
+                for (start, until), count in sums.items()
+            ]
+        )
+
+    def grant(self, work, member, event, event_id, skip=(), purchase=None):
         """Award an event to a member; the answer's fields, and what a refund has to know."""
         today = self.day(work.now)
         result = self.evaluate(self.program, event, member, skip)
@@ -1412,6 +1501,8 @@ class Model:
         points = []
         for rule, count, start, end in fresh:
             points += self.credit(member, count, today, event_id, rule, start, end)
+        lots = as_lots([point for point in points if point["state"] != "paid"])
+        gave = self.parts_of(points)
         fact = {
             "kind": "award",
             "type": event["type"],
@@ -1423,18 +1514,27 @@ class Model:
             "paid": result["paid"],
             "base": event["base"],
             "location_id": event["location_id"],
-            "campaigns": result["campaigns"],
+            "drawn": result["drawn"],
+            "version": self.version,
             "active": result["points"] > 0,
+            "counts_on": event["on"],
+            "qualify_by": self.qualify_by(),
+            "qualifies": 0,
         }
+        if fact["qualify_by"]:
+            fact["qualifies"] = {"spend": event["base"], "points": result["points"]}[
+                fact["qualify_by"]
+            ]
         member["log"].append(fact)
-        self.advance(member, work.now)
+        self.lift(member, today, event["on"])
         record = {
             "event_id": event_id,
             "member_id": member["member_id"],
             "event": event,
+            "purchase": purchase or {},
             "version": self.version,
             "parts": result["parts"],
-            "lives": lives,
+            "gave": gave,
             "stopped": result["stopped"],
             "rules": {
                 rule["rule_id"]: rule
@@ -1450,15 +1550,16 @@ class Model:
             "pending_points": sum(
                 count for _, count, start, _ in fresh if start is not None and start > today
             ),
-            "lots": as_lots(points),
+            "lots": lots,
             "limited_by": result["limited_by"],
             "explanation": result["explanation"],
         }
         return answer, record
 
-    def lift_now(self, member, today):
-        if self.program.get("tiers"):
-            self.lift(member, today)
+    def qualify_by(self):
+        """What counts towards a tier, by the terms in force when an event is decided."""
+        tiers = self.program.get("tiers")
+        return tiers.get("qualify_by", "points") if tiers else None
 
     # --- members ---
 
@@ -1469,8 +1570,10 @@ class Model:
         referrer = None
         if command.get("referral_code") is not None:
             for other in self.members.values():
-                if other["code"] == command["referral_code"] and other["status"] != "erased":
-                    referrer = other
+                if other["code"] == command["referral_code"]:
+                    referrer = self.members[self.resolved(other["member_id"])]
+            if referrer is not None and referrer["status"] == "erased":
+                referrer = None
             if referrer is None:
                 raise RefusedError("referral_code_unknown")
             for field, simple in (("email", simple_email), ("phone", simple_phone)):
@@ -1495,7 +1598,7 @@ class Model:
             "redemptions": {},
             "tier": 0,
             "looked_on": today,
-            "fell_on": None,
+            "kept_until": None,
             "pin": None,
         }
         work.members[member_id] = member
@@ -1504,6 +1607,7 @@ class Model:
         referral = self.program.get("referral") or {}
         if referral.get("award_on") == "registration":
             self.pay_referral(work, member, event, answer, record)
+        self.advance(member, work.now)
         return {
             "member_id": member_id,
             "referral_code": member["code"],
@@ -1519,26 +1623,34 @@ class Model:
         if any(fact["kind"] == "referred" for fact in member["log"]):
             return
         today = self.day(work.now)
-        member["log"].append({"kind": "referred", "on": event["on"]})
         paid = []
-        left = self.program_budget_left()
-        if left is not None:
-            left = max(0, left - answer["points"])
+        award = member["log"][-1]
+        left = None
+        if "budget" in self.program:
+            left = self.budget_left(self.program["budget"], self.drawn("program"))
+            left = max(0, left - award["drawn"].get("program", 0))
         try:
             referrer = work.member(member["referred_by"])
         except RefusedError:
+            return
+        if (
+            referrer is member
+            or referrer["status"] == "closed"
+            or referrer["referred_by"] == member["member_id"]
+        ):
+            return
+        member["log"].insert(0, {"kind": "referred", "on": event["on"]})
+        if self.referred_enough(referral, referrer, event["on"]):
             referrer = None
-        if referrer is member or (referrer and referrer["status"] == "closed"):
-            referrer = None
-        if referrer and self.referred_enough(referral, referrer, event["on"]):
-            referrer = None
-        for who, field in ((referrer, "referrer_points"), (member, "referred_points")):
+        for who, field in ((member, "referred_points"), (referrer, "referrer_points")):
             count = referral.get(field, 0)
             if who is None or not count:
                 continue
             if left is not None:
                 count = min(count, left)
                 left -= count
+            if not count and who is referrer:
+                continue
             start, end = self.life_of(REFERRAL, event["on"])
             fresh = self.credit(who, count, today, record["event_id"], REFERRAL, start, end)
             who["log"].append(
@@ -1554,12 +1666,22 @@ class Model:
                     "paid": [],
                     "base": 0,
                     "location_id": None,
-                    "campaigns": {},
+                    "drawn": {},
+                    "version": self.version,
                     "active": count > 0,
+                    "counts_on": event["on"],
+                    "qualifies": 0,
                 }
             )
-            self.lift_now(who, today)
-            paid.append((who["member_id"], count, (start, end)))
+            if left is not None:
+                award["drawn"]["program"] = award["drawn"].get("program", 0) + count
+            gave = self.parts_of(fresh)
+            if who is member:
+                for part in gave:
+                    part["beside"] = True
+                record["gave"] = ordered_parts(record["gave"] + gave)
+                gave = record["gave"]
+            paid.append((who["member_id"], count, gave))
             if who is member and self.readings["REFERRAL_IN_AWARD"]:
                 answer["points"] += count
                 answer["desired_points"] += referral[field]
@@ -1570,6 +1692,9 @@ class Model:
                 answer["explanation"].append(
                     {"rule_id": REFERRAL, "fired": True, "reason": None, "points": count}
                 )
+        for i, (name, count, _) in enumerate(paid):
+            if name == member["member_id"]:
+                paid[i] = (name, count, record["gave"])
         record["referral"] = {"paid": paid, "min_amount": referral.get("min_amount", 0)}
 
     def referred_enough(self, referral, referrer, on):
@@ -1580,6 +1705,10 @@ class Model:
                 for fact in referrer["log"]
                 if fact["kind"] == "award"
                 and fact.get("role") == "referrer_points"
+                and any(
+                    other["per"] == one["per"]
+                    for other in self.documents[fact["version"]]["referral"].get("limits", [])
+                )
                 and window(one["per"], fact["on"]) == here
             )
             if count >= one["times"]:
@@ -1624,19 +1753,27 @@ class Model:
             today=self.day(now),
         )
         event_id = command["event_id"]
-        answer, record = self.grant(work, member, event, event_id)
+        stood = member["tier"], member["kept_until"]
+        answer, record = self.grant(work, member, event, event_id, purchase=purchase)
         record["redemption_ids"] = list((purchase or {}).get("redemption_ids") or [])
         referral = self.program.get("referral") or {}
+        after = [Fraction(0)] * len(event["lines"])
+        for refund in self.waiting.get(event_id, []):
+            after = self.returned(event["lines"], after, refund, True)
         if (
             command["type"] == "purchase"
             and referral.get("award_on") == "first_purchase"
-            and event["base"] >= referral.get("min_amount", 0)
+            and not all(share == 1 for share in after)
+            and kept(event["lines"], after) >= referral.get("min_amount", 0)
         ):
             self.pay_referral(work, member, event, answer, record)
         reversed_points = 0
         for refund in self.waiting.get(event_id, []):
             taken = self.reverse(work, member, record, refund, fitting=True)
             reversed_points += taken["points"]
+            member["tier"], member["kept_until"] = stood
+            self.lift(member, self.day(now), event["on"])
+        self.advance(member, work.now)
         work.adding.append(lambda: self.events.__setitem__(event_id, record))
         work.adding.append(lambda: self.waiting.pop(event_id, None))
         return {
@@ -1649,21 +1786,35 @@ class Model:
 
     def do_complete_profile(self, command, work):
         member = work.member(command["member_id"])
-        if member["status"] == "closed" or any(
-            fact["kind"] == "award" and fact["type"] == "profile_completed"
-            for fact in member["log"]
+        rules = [r for r in self.program.get("rules", []) if r["trigger"] == "profile_completed"]
+        if (
+            not rules
+            or member["status"] == "closed"
+            or any(
+                fact["kind"] == "award" and fact["type"] == "profile_completed"
+                for fact in member["log"]
+            )
         ):
+            work.members.clear()
             return {"points": 0, "balance": balance(member)}
         event = self.event_of(member, "profile_completed", work.now)
         answer, _ = self.grant(work, member, event, None)
+        self.advance(member, work.now)
         return {**answer, "balance": balance(member)}
 
     def do_set_groups(self, command, work):
-        work.member(command["member_id"])["groups"] = list(command["groups"])
+        member = work.member(command["member_id"])
+        if set(member["groups"]) == set(command["groups"]):
+            work.members.clear()
+        member["groups"] = list(command["groups"])
         return {"member_id": command["member_id"]}
 
     def do_set_birthday(self, command, work):
-        work.member(command["member_id"])["birthday"] = command["birthday"]
+        member = work.member(command["member_id"])
+        before, member["birthday"] = member["birthday"], command["birthday"]
+        if before and before[5:] == command["birthday"][5:]:
+            work.members.clear()
+            self.members[member["member_id"]]["birthday"] = command["birthday"]
         return {"member_id": command["member_id"]}
 
     def do_check_in(self, command, work):
@@ -1688,10 +1839,6 @@ class Model:
         if ends:
             raise self.limit_reached(ends)
         event = self.event_of(member, "check_in", now, location_id=location["location_id"])
-        stops = []
-        for rule in self.program.get("rules", []):
-            if rule["trigger"] == "check_in" and why_not(rule.get("when"), event) is None:
-                stops += self.frequency_blocks(rule, event, member)
         if command.get("key") is not None:
             event_id = "check-in:" + command["key"]
         else:
@@ -1699,12 +1846,14 @@ class Model:
             event_id = f"check-in:#{self.number}"
         answer, record = self.grant(work, member, event, event_id)
         if answer["points"] == 0:
-            if stops:
-                raise self.limit_reached(stops)
-            if answer["desired_points"]:
-                raise RefusedError("limit_reached")
+            member["log"].pop()  # it leaves nothing
+            stopped = any(row["reason"] == "frequency" for row in answer["explanation"])
+            if stopped or answer["limited_by"]:
+                ends = self.rules_block(answer, event, member)
+                raise self.limit_reached(ends) if ends else RefusedError("limit_reached")
             raise RefusedError("nothing_earned")
         work.adding.append(lambda: self.events.__setitem__(event_id, record))
+        self.advance(member, work.now)
         answer = {
             "event_id": event_id,
             "member_id": member["member_id"],
@@ -1713,14 +1862,46 @@ class Model:
             "balance": balance(member),
         }
         ends = self.scans_block(setting, location["location_id"], member, now)
+        ends += self.rules_block(answer, event, member)
         if ends and True not in ends:
             answer["next_allowed_at"] = max(ends)
         return answer
+
+    def rules_block(self, answer, event, member):
+        """For each limit that must end before a rule can pay here again, the instant at which it
+        does: those of the rule that may pay first."""
+        candidates = []
+        for row in answer["explanation"]:
+            rule = next((r for r in self.program["rules"] if r["rule_id"] == row["rule_id"]), None)
+            if rule is None or not rule["earn"].get("points"):
+                continue
+            if not row["fired"] and row["reason"] != "frequency":
+                continue
+            ends = self.frequency_blocks(rule, event, member)
+            for name, terms in ((rule["rule_id"], rule), (None, self.program)):
+                for one in terms.get("limits", []):
+                    if one["per"] == "transaction":
+                        continue
+                    used = self.points_used(member, one["per"], event["on"], name)
+                    if used >= one["points"]:
+                        following = next_window(one["per"], event["on"])
+                        ends.append(self.midnight(following) if following else True)
+            candidates.append(ends)
+        if [] in candidates or not candidates:
+            return []
+        return min(candidates, key=lambda ends: (True in ends, True in ends or max(ends)))
 
     def limit_reached(self, ends):
         if True in ends:
             return RefusedError("limit_reached")
         return RefusedError("limit_reached", next_allowed_at=max(ends))
+
+    def check_in_terms(self, fact, location_id):
+        """How one checked in there by the version under which a fact was recorded."""
+        for one in self.documents[fact["version"]].get("locations", []):
+            if one["location_id"] == location_id:
+                return one.get("check_in", {})
+        return {}
 
     def scans_block(self, setting, location_id, member, now):
         """For each limit of the location that is reached, the instant at which it ends."""
@@ -1735,9 +1916,15 @@ class Model:
         ends = []
         for one in setting.get("limits", []):
             here = window(one["per"], today)
-            if sum(1 for fact in scans if window(one["per"], fact["on"]) == here) >= one["times"]:
+            count = 0
+            for fact in scans:
+                limits = self.check_in_terms(fact, location_id).get("limits", [])
+                counted = any(other["per"] == one["per"] for other in limits)
+                count += counted and window(one["per"], fact["on"]) == here
+            if count >= one["times"]:
                 following = next_window(one["per"], today)
                 ends.append(self.midnight(following) if following else True)
+        scans = [f for f in scans if "cooldown" in self.check_in_terms(f, location_id)]
         if "cooldown" in setting and scans:
             end = self.later(max(fact["ms"] for fact in scans), setting["cooldown"])
             if end > now:
@@ -1782,24 +1969,28 @@ class Model:
         ]
         before = [sum((f["returned"][i] for f in refunds), Fraction(0)) for i in range(len(lines))]
         after = self.returned(lines, before, command, fitting)
-        if not lines and refunds and not fitting:
+        if any(fact["whole"] for fact in refunds) and not fitting:
             raise RefusedError("more_than_bought")
-        if lines and after == before and not fitting:
+        if lines and all(share == 1 for share in before) and not fitting:
+            raise RefusedError("more_than_bought")
+        if not lines and (command.get("lines") or command.get("amount")) and not fitting:
             raise RefusedError("more_than_bought")
         left = dict(record["parts"])
         for fact in refunds:
             for place, count in fact["parts"].items():
                 left[place] -= count
         everything = all(one == 1 for one in after)
+        if not lines and command.get("lines") is not None:
+            everything = False
         nominal = self.nominal(record, after, left, everything)
 
-        by_rule = {}
-        for (rule, _), count in nominal.items():
-            by_rule[rule] = by_rule.get(rule, 0) + count
-        remaining = sum(
-            line["base"] - rounded(line["base"] * f, "floor")
-            for line, f in zip(lines, after, strict=True)
+        remaining = kept(lines, after)
+        award = next(
+            fact
+            for fact in member["log"]
+            if fact["kind"] == "award" and fact["event_id"] == record["event_id"]
         )
+        was = self.holds_up(member, self.day(work.now))
         fact = {
             "kind": "refund",
             "event_id": record["event_id"],
@@ -1807,39 +1998,49 @@ class Model:
             "returned": [new - old for new, old in zip(after, before, strict=True)],
             "parts": nominal,
             "points": sum(nominal.values()),
-            "base": sum(
-                rounded(line["base"] * new, "floor") - rounded(line["base"] * old, "floor")
-                for line, new, old in zip(lines, after, before, strict=True)
-            ),
+            "counts_on": award["counts_on"],
+            "drawn": {},
+            "whole": everything,
         }
+        spend = rounded(event["base"] - remaining, "floor")
+        spend -= rounded(event["base"] - kept(lines, before), "floor")
         restored = 0
         if self.readings["RESTORE_FIRST"]:
             restored = self.restore(work, member, record, after, everything)
-        demands = [(rule, count, record["lives"][rule]) for rule, count in by_rule.items()]
         referral = record["referral"]
-        theirs = []
+        theirs, beside, referred = [], [], 0
         if (
             referral
             and not any(f.get("referral") for f in refunds)
             and (everything or remaining < referral["min_amount"])
         ):
             fact["referral"] = True
-            for member_id, count, life in referral["paid"]:
-                if self.resolved(member_id) == member["member_id"]:
-                    demands.append((REFERRAL, count, life))
+            for member_id, count, gave in referral["paid"]:
+                if gave is record["gave"] or self.resolved(member_id) == member["member_id"]:
                     fact["points"] += count
+                    referred += count
+                    if gave is not record["gave"]:
+                        beside.append((count, gave))
                 else:
-                    theirs.append((member_id, count, life))
-        taken = self.take_back(member, record["event_id"], demands)
+                    theirs.append((member_id, count, gave))
+        taken = self.take_back(member, record["gave"], fact["points"] - sum(n for n, _ in beside))
+        for count, gave in beside:
+            also = self.take_back(member, gave, count)
+            taken = {
+                name: also[name] + value if name != "taken" else merged_dates(value, also[name])
+                for name, value in taken.items()
+            }
         fact["counted"] = self.counted(fact["points"], taken)
+        counted = self.counted(fact["points"] - referred, taken)
+        fact["qualifies"] = -{None: 0, "points": counted, "spend": spend}[award["qualify_by"]]
         member["log"].append(fact)
-        self.lift_now(member, self.day(work.now))
-        for member_id, count, life in theirs:
+        self.lower(member, was, self.day(work.now))
+        for member_id, count, gave in theirs:
             try:
                 other = work.member(member_id)
             except RefusedError:
                 continue
-            lost = self.take_back(other, record["event_id"], [(REFERRAL, count, life)])
+            lost = self.take_back(other, gave, count)
             other["log"].append(
                 {
                     "kind": "refund",
@@ -1849,9 +2050,12 @@ class Model:
                     "parts": {},
                     "points": count,
                     "counted": self.counted(count, lost),
-                    "base": 0,
+                    "counts_on": event["on"],
+                    "drawn": {},
+                    "qualifies": 0,
                 }
             )
+        self.give_back_to_budgets(fact, award, record, refunds, everything)
         if not self.readings["RESTORE_FIRST"]:
             restored = self.restore(work, member, record, after, everything)
         return {
@@ -1863,63 +2067,55 @@ class Model:
             "restored_points": restored,
         }
 
+    def give_back_to_budgets(self, fact, award, record, refunds, everything):
+        """In proportion of the points, in all of it with the last; a program's to the point."""
+        given = sum(record["parts"].values())
+        taken = sum(sum(one["parts"].values()) for one in [*refunds, fact])
+        for name, points in award["drawn"].items():
+            back = points
+            if not everything and name == "program":
+                ended = any(one.get("referral") for one in [*refunds, fact])
+                back = taken + (points - given if ended else 0)
+            elif not everything:
+                back = points * taken // given if given else 0
+            back += sum(one["drawn"].get(name, 0) for one in refunds)
+            fact["drawn"][name] = -back
+
     def counted(self, nominal, taken):
         return nominal if self.readings["TIER_REFUND"] == "all" else taken["points"]
 
     def returned(self, lines, before, command, fitting):
         """By line, the share that has come back with this refund."""
         after = list(before)
-
-        def left(i):
-            return lines[i]["amount"] - rounded(lines[i]["amount"] * after[i], "floor")
-
-        def give(i, amount):
-            if amount > left(i):
-                if not fitting:
-                    raise RefusedError("more_than_bought")
-                amount = left(i)
-            if amount == left(i):
-                after[i] = Fraction(1)
-            else:
-                after[i] += Fraction(amount, lines[i]["amount"])
-
-        if command.get("lines") is not None:
-            ids = [line["line_id"] for line in lines]
-            for one in command["lines"]:
-                if one["line_id"] not in ids:
-                    if fitting:
-                        continue
-                    raise RefusedError("line_not_found")
-                i = ids.index(one["line_id"])
-                if after[i] == 1:
-                    if not fitting:
-                        raise RefusedError("more_than_bought")
-                elif one.get("quantity") is not None:
-                    after[i] += Fraction(one["quantity"], lines[i]["quantity"])
-                    if after[i] > 1:
-                        if not fitting:
-                            raise RefusedError("more_than_bought")
-                        after[i] = Fraction(1)
-                elif one.get("amount") is not None:
-                    give(i, one["amount"])
-                else:
-                    after[i] = Fraction(1)
-            return after
+        ids = [line["line_id"] for line in lines]
+        if command.get("lines") is None and command.get("amount") is None:
+            return [Fraction(1)] * len(lines)
         if command.get("amount") is not None:
-            amounts = [left(i) for i in range(len(lines))]
-            amount = command["amount"]
-            if amount > sum(amounts):
-                if not fitting:
-                    raise RefusedError("more_than_bought")
-                amount = sum(amounts)
-            shares = largest_remainder(amount, amounts)
-            for i, share in enumerate(shares):
+            left = [line["amount"] * (1 - f) for line, f in zip(lines, before, strict=True)]
+            if command["amount"] > sum(left) and not fitting:
+                raise RefusedError("more_than_bought")
+            if command["amount"] >= sum(left):
+                return [Fraction(1)] * len(lines)
+            for i, share in enumerate(largest_remainder(command["amount"], left)):
                 if share:
-                    give(i, share)
-            if amount == sum(amounts):
-                after = [Fraction(1)] * len(lines)
+                    after[i] = min(Fraction(1), after[i] + Fraction(share, lines[i]["amount"]))
             return after
-        return [Fraction(1)] * len(lines)
+        for one in command["lines"]:
+            if one["line_id"] not in ids:
+                if fitting:
+                    continue
+                raise RefusedError("line_not_found")
+            i = ids.index(one["line_id"])
+            share = 1 - after[i]
+            if one.get("quantity") is not None:
+                share = Fraction(one["quantity"], lines[i]["quantity"])
+            elif one.get("amount") is not None:
+                amount = lines[i]["amount"]
+                share = Fraction(one["amount"], amount) if amount else Fraction(2)
+            if (share == 0 or after[i] + share > 1) and not fitting:
+                raise RefusedError("more_than_bought")
+            after[i] = min(Fraction(1), after[i] + share)
+        return after
 
     def nominal(self, record, after, left, everything):
         """Points of the event that go, by (rule, line)."""
@@ -1927,8 +2123,10 @@ class Model:
         lines = event["lines"]
         if everything:
             return {place: count for place, count in left.items() if count}
+        if not lines:
+            return {}
         program = self.documents[record["version"]]
-        method = (self.program.get("refunds") or {}).get("method", "per_line")
+        method = (program.get("refunds") or {}).get("method", "per_line")
         gone = dict.fromkeys(left, 0)
 
         def take(places, count):
@@ -1937,20 +2135,12 @@ class Model:
                 gone[place] += share
 
         if method == "proportional":
-            total = sum(line["amount"] for line in lines)
-            back = sum(line["amount"] * f for line, f in zip(lines, after, strict=True))
-            share = Fraction(back) / total if total else Fraction(0)
+            share = share_of([line["amount"] for line in lines], after)
             should = rounded(sum(record["parts"].values()) * share, "floor")
             already = sum(record["parts"].values()) - sum(left.values())
             take(list(left), max(0, should - already))
         elif method == "recompute":
-            rest = {**event, "lines": []}
-            for line, f in zip(lines, after, strict=True):
-                kept = line["base"] - rounded(line["base"] * f, "floor")
-                if f < 1:
-                    rest["lines"].append(
-                        {**line, "base": kept, "quantity": line["quantity"] * (1 - f)}
-                    )
+            rest = {**event, "lines": self.what_stays(program, record["purchase"], lines, after)}
             rest["base"] = sum(line["base"] for line in rest["lines"])
             again = self.evaluate(program, rest, None, stopped=record["stopped"])
             places = [i for i, f in enumerate(after) if f < 1]
@@ -1963,52 +2153,72 @@ class Model:
             shares = largest_remainder(min(count, sum(over.values())), list(over.values()))
             gone = dict(zip(over, shares, strict=True))
         else:
-            for i, f in enumerate(after):
-                places = [place for place in left if place[1] == i]
-                total = sum(record["parts"][place] for place in places)
-                already = total - sum(left[place] for place in places)
-                should = rounded(total * f, "floor")
-                take(places, max(0, should - already))
-            remaining = sum(
-                line["base"] - rounded(line["base"] * f, "floor")
-                for line, f in zip(lines, after, strict=True)
-            )
+            remaining = kept(lines, after)
             for place in left:
                 rule = record["rules"].get(place[0], {})
                 least = (rule.get("when") or {}).get("min_amount")
                 if place[1] is not None and self.readings["THRESHOLD_RULES"] == "fixed":
                     least = None
-                if least is not None and remaining < least:
-                    gone[place] = left[place]
-                if place[1] is None and not any(
+                stays = any(
                     f < 1 and matches(rule.get("match"), line, self.readings["MATCH"])
                     for line, f in zip(lines, after, strict=True)
-                ):
+                )
+                if (least is not None and remaining < least) or (place[1] is None and not stays):
                     gone[place] = left[place]
+            for i, f in enumerate(after):
+                # What is gone altogether does not count by parts.
+                places = [place for place in left if place[1] == i and not gone[place]]
+                total = sum(record["parts"][place] for place in places)
+                already = total - sum(left[place] for place in places)
+                should = rounded(total * f, "floor")
+                take(places, max(0, should - already))
         return {place: count for place, count in gone.items() if count}
 
-    def take_back(self, member, event_id, demands):
-        """Take points of an event: [(rule, count, (available_on, expires_on))]."""
+    def what_stays(self, program, purchase, lines, after):
+        """The lines that the customer keeps, with what they earn on."""
+        amounts = [line["amount"] for line in lines]
+        gone = share_of(amounts, after)
+        rest = []
+        for line, f in zip(lines, after, strict=True):
+            if f < 1:
+                amount = line["amount"] - rounded(line["amount"] * f, "floor")
+                quantity = rounded(line["quantity"] * (1 - f), "ceil")
+                rest.append({**line, "amount": amount, "quantity": quantity})
+        names = ("tax", "shipping", "paid_with_points")
+        extras = {n: rounded((purchase.get(n) or 0) * (1 - gone), "floor") for n in names}
+        return self.base_of({"lines": rest, **extras}, program)
+
+    def take_back(self, member, parts, count):
+        """Take so many points of what an event gave: of its pending parts, of its lots, those that
+        go first before others."""
         policy = (self.program.get("refunds") or {}).get("shortfall", "other_lots")
         taken, expired, short = [], 0, 0
-        for rule, count, (_, until) in demands:
-            own = [p for p in member["points"] if p["event"] == event_id and p["rule"] == rule]
-            chosen = [p for p in own if p["state"] == "pending"][:count]
-            chosen += [p for p in own if p["state"] == "available"][: count - len(chosen)]
-            lost = [p for p in own if p["state"] == "expired"][: count - len(chosen)]
+        for part in parts:
+            wanted = min(count, part["points"] - part["asked"])
+            count -= wanted
+            part["asked"] += wanted
+            until = part["until"]
+            own = [
+                p
+                for p in member["points"]
+                if p["state"] == "pending"
+                and (p["available_on"], p["expires_on"]) == (part["start"], until)
+            ]
+            chosen = own[:wanted] if part["start"] else []
+            lot = [p for p in member["points"] if p["state"] == "available"]
+            lot = [p for p in lot if p["expires_on"] == until]
+            chosen += lot[: wanted - len(chosen)]
+            lost = [p for p in member["points"] if p["state"] == "expired"]
+            lost = [p for p in lost if p["expires_on"] == until and p["gone"] > part["nr"]]
+            lost = lost[: wanted - len(chosen)]
             for point in lost:
                 point["state"] = "expired and refunded"
-            expired += len(lost)
             for point in chosen:
                 point["state"] = "taken"
-            more = count - len(chosen) - len(lost)
-            same_date = [p for p in spending_order(available(member)) if p["expires_on"] == until][
-                :more
-            ]
-            for point in same_date:
-                point["state"] = "taken"
-            taken += chosen + same_date
-            short += more - len(same_date)
+            expired += len(lost)
+            taken += chosen
+            short += wanted - len(chosen) - len(lost)
+        short += count
         others = spending_order(available(member))[:short] if policy != "clamp" else []
         for point in others:
             point["state"] = "taken"
@@ -2027,8 +2237,7 @@ class Model:
     def restore(self, work, member, record, after, everything):
         """Points that paid for what came back."""
         lines = record["event"]["lines"]
-        total = sum(line["amount"] for line in lines)
-        back = sum(line["amount"] * f for line, f in zip(lines, after, strict=True))
+        share = share_of([line["amount"] for line in lines], after)
         restored = 0
         grace = (self.program.get("refunds") or {}).get("expired_grace", "P0D")
         if duration(grace) == (0, 0, 0):
@@ -2037,11 +2246,10 @@ class Model:
             one = member["redemptions"].get(key)
             if one is None or one["status"] != "captured":
                 continue
-            share = Fraction(back) / total if total else Fraction(0)
             should = one["points"] if everything else rounded(one["points"] * share, "floor")
             spent = [p for p in member["points"] if p["redemption"] == key]
             count = max(0, should - one["restored"])
-            chosen = spending_order(spent)[:count]
+            chosen = spending_order(spent)[::-1][:count]
             one["restored"] += len(chosen)
             alive = self.give_back(member, chosen, self.day(work.now), grace)
             restored += alive if self.readings["RESTORED_POINTS"] == "alive" else len(chosen)
@@ -2096,6 +2304,8 @@ class Model:
             "status": "held" if command.get("hold") else "captured",
             "points": cost,
             "reward_id": reward["reward_id"] if reward else None,
+            "drew": bool(reward and "stock" in reward),
+            "counted": {one["per"] for one in (reward or {}).get("limits", [])},
             "on": today,
             "held_until": None,
             "restored": 0,
@@ -2161,6 +2371,7 @@ class Model:
                 for had in member["redemptions"].values()
                 if had["reward_id"] == reward["reward_id"]
                 and not (forgets and had["status"] in ("cancelled", "lapsed"))
+                and one["per"] in had["counted"]
                 and window(one["per"], had["on"]) == here
             )
             if count >= one["times"]:
@@ -2169,14 +2380,14 @@ class Model:
         if ends:
             raise self.limit_reached(ends)
         if "stock" in reward:
+            # What lapsed for others comes back when that is written down.
             out = 0
-            for other in self.members.values():
+            for other in {**self.members, member["member_id"]: member}.values():
                 for had in other["redemptions"].values():
-                    lapsed = had["status"] == "held" and had["held_until"] <= now
                     if (
                         had["reward_id"] == reward["reward_id"]
+                        and had["drew"]
                         and had["status"] in ("held", "captured")
-                        and not lapsed
                     ):
                         out += 1
             if out >= reward["stock"]:
@@ -2188,7 +2399,8 @@ class Model:
             return None
         currency = self.program["currency"]
         if "amount" in offered:
-            return {"amount": offered["amount"], "currency": currency}
+            most = offered["amount"] if order is None else order["amount"]
+            return {"amount": min(offered["amount"], most), "currency": currency}
         if order is None:
             return {**offered, "currency": currency}
         amount = rounded(order["amount"] * number(offered["percent"]) / 100, "floor")
@@ -2197,7 +2409,8 @@ class Model:
         return {"amount": amount, "currency": currency}
 
     def payment(self, payment, points, order):
-        if points < payment.get("min_points", 0) or points % payment.get("step", 1):
+        step = payment.get("step", payment["points"])
+        if points < payment.get("min_points", step) or points % step:
             raise RefusedError("payment_refused")
         amount = rounded(Fraction(points * payment["amount"], payment["points"]), "floor")
         if order:
@@ -2206,17 +2419,18 @@ class Model:
                 raise RefusedError("payment_refused")
         return {"amount": amount, "currency": self.program["currency"]}
 
-    def redemption(self, command, work):
+    def redemption(self, command):
         key = command.get("redemption_id", command.get("key"))
         if key not in self.owners:
             raise RefusedError("redemption_not_found")
-        member = work.member(self.owners[key])
-        return key, member, member["redemptions"][key]
+        return key, self.members[self.resolved(self.owners[key])]["redemptions"][key]
 
     def do_capture(self, command, work):
-        key, member, one = self.redemption(command, work)
+        key, one = self.redemption(command)
         if one.get("captured_answer") and self.readings["REPEAT_ENDS"] == "replay":
             return {**one["captured_answer"], "replayed": True}
+        member = work.member(self.owners[key])
+        one = member["redemptions"][key]
         if member["status"] == "closed":
             raise RefusedError("member_closed")
         if member["status"] == "blocked":
@@ -2236,9 +2450,11 @@ class Model:
         return one["captured_answer"]
 
     def do_cancel(self, command, work):
-        key, member, one = self.redemption(command, work)
+        key, one = self.redemption(command)
         if one.get("cancelled_answer") and self.readings["REPEAT_ENDS"] == "replay":
             return {**one["cancelled_answer"], "replayed": True}
+        member = work.member(self.owners[key])
+        one = member["redemptions"][key]
         if member["status"] == "closed":
             raise RefusedError("member_closed")
         if one["status"] in ("cancelled", "lapsed"):
@@ -2257,8 +2473,9 @@ class Model:
         key = command.get("redemption_id", command.get("key"))
         if key not in self.owners:
             raise RefusedError("voucher_not_found")
-        member = work.member(self.owners[key])
-        one = member["redemptions"][key]
+        # Who has the voucher may use it, also where the member has been erased.
+        member = self.members[self.resolved(self.owners[key])]
+        one = dict(member["redemptions"][key])
         if one["voucher"] is None:
             raise RefusedError("voucher_not_found")
         if one["status"] == "cancelled":
@@ -2269,6 +2486,7 @@ class Model:
         if until and date.fromisoformat(until) <= self.day(work.now):
             raise RefusedError("voucher_expired")
         one["used"] = True
+        work.adding.append(lambda: member["redemptions"].__setitem__(key, one))
         return {"redemption_id": key, "status": "used"}
 
     def do_transfer(self, command, work):
@@ -2295,7 +2513,11 @@ class Model:
         ends = []
         for one in setting.get("limits", []):
             here = window(one["per"], today)
-            now_sent = [fact for fact in sent if window(one["per"], fact["on"]) == here]
+            now_sent = [
+                fact
+                for fact in sent
+                if window(one["per"], fact["on"]) == here and one["per"] in fact["counted"]
+            ]
             following = next_window(one["per"], today)
             if "times" in one:
                 over = len(now_sent) >= one["times"]
@@ -2315,11 +2537,13 @@ class Model:
         if len(ripe) < points:
             raise RefusedError("transfer_refused", reason="fresh_points")
         moved = ripe[:points]
+        self.revive(target, today)
         for point in moved:
             point["state"] = "sent"
             self.credit(target, 1, today, until=point["expires_on"])
         self.advance(target, work.now)
-        source["log"].append({"kind": "sent", "on": today, "points": points})
+        counted = {one["per"] for one in setting.get("limits", [])}
+        source["log"].append({"kind": "sent", "on": today, "points": points, "counted": counted})
         return {
             "points": points,
             "lots": as_lots(moved),
@@ -2335,14 +2559,19 @@ class Model:
         member = work.member(command["member_id"])
         most = (self.program.get("adjustments") or {}).get("second_person_above")
         if most is not None and abs(points) > most:
-            self.check_adjust(command, member, work)
-            proposal = {"command": dict(command), "status": "proposed", "settled_by": None}
+            proposal = {
+                "command": dict(command),
+                "status": "proposed",
+                "settled_by": None,
+                "lapses_at": work.now + PROPOSAL_MS,
+            }
+            work.members.clear()
             work.adding.append(lambda: self.proposals.__setitem__(command["key"], proposal))
             return {"status": "proposed", "adjustment_id": command["key"], "points": points}
         return self.adjust(command, member, work)
 
     def check_adjust(self, command, member, work):
-        if member["status"] == "closed":
+        if member["status"] == "closed" and command["points"] > 0:
             raise RefusedError("member_closed")
         until = command.get("expires_on")
         if until and date.fromisoformat(until) <= self.day(work.now):
@@ -2359,7 +2588,11 @@ class Model:
                 until = date.fromisoformat(command["expires_on"])
             else:
                 until = self.expiry_of(self.program.get("expiry"), today, today)
+            if until and until <= today:
+                raise RefusedError("expires_too_early")
+            self.revive(member, today)
             moved = self.credit(member, points, today, until=until)
+            moved = [point for point in moved if point["state"] != "paid"]
             self.advance(member, work.now)
         else:
             moved = spending_order(available(member))[:-points]
@@ -2374,7 +2607,7 @@ class Model:
         }
 
     def do_approve(self, command, work):
-        proposal = self.open_proposal(command, "approved")
+        proposal = self.open_proposal(command, "approved", work)
         if "replayed" in proposal:
             return proposal
         asked = proposal["command"]
@@ -2386,7 +2619,7 @@ class Model:
         return answer
 
     def do_refuse(self, command, work):
-        proposal = self.open_proposal(command, "refused")
+        proposal = self.open_proposal(command, "refused", work)
         if "replayed" in proposal:
             return proposal
         answer = {"status": "refused", "adjustment_id": command["key"]}
@@ -2394,7 +2627,7 @@ class Model:
         work.adding.append(lambda: proposal.update(settled))
         return answer
 
-    def open_proposal(self, command, end):
+    def open_proposal(self, command, end, work):
         proposal = self.proposals.get(command["key"])
         if proposal is None:
             raise RefusedError("adjustment_not_found")
@@ -2402,10 +2635,12 @@ class Model:
             if (
                 self.readings["REPEAT_ENDS"] == "replay"
                 and proposal["status"] == end
-                and proposal["settled_by"] == command["by"]
+                and (end == "approved" or proposal["settled_by"] == command["by"])
             ):
                 return {**proposal["answer"], "replayed": True}
             raise RefusedError("adjustment_settled", adjustment_status=proposal["status"])
+        if work.now >= proposal["lapses_at"]:
+            raise RefusedError("adjustment_settled", adjustment_status="lapsed")
         return proposal
 
     def do_merge(self, command, work):
@@ -2417,21 +2652,24 @@ class Model:
         for member in (source, target):
             if member["status"] == "closed":
                 raise RefusedError("member_closed")
-        for member in (source, target):
-            if any(one["status"] == "held" for one in member["redemptions"].values()):
-                raise RefusedError("open_holds")
+        if any(one["status"] == "held" for one in source["redemptions"].values()):
+            raise RefusedError("open_holds")
         moved = [p for p in source["points"] if p["state"] in ("available", "pending")]
         target["points"] += source["points"]
         target["owed"] += source["owed"]
         target["log"] += source["log"]
         target["redemptions"].update(source["redemptions"])
         self.make_available(target, available(target))
+        source_status = source["status"]
         source.update(points=[], owed=[], log=[], redemptions={}, status="merged")
-        if target["referred_by"] is None:
-            target["referred_by"] = source["referred_by"]
-        if self.resolved(target["referred_by"]) in (source_id, target_id):
-            target["referred_by"] = None
-        self.lift_now(target, self.day(work.now))
+        if source["tier"] > target["tier"]:
+            target["tier"], target["kept_until"] = source["tier"], source["kept_until"]
+        elif source["tier"] == target["tier"] and source["kept_until"] and target["kept_until"]:
+            target["kept_until"] = max(source["kept_until"], target["kept_until"])
+        target["pin"] = target["pin"] or source["pin"]
+        if "blocked" in (source_status, target["status"]):
+            target["status"] = "blocked"
+        self.lift(target, self.day(work.now))
         work.adding.append(lambda: self.aliases.__setitem__(source_id, target_id))
         return {
             "member_id": target_id,
@@ -2442,8 +2680,10 @@ class Model:
 
     def set_status(self, command, work, status):
         member = work.member(command["member_id"])
-        if member["status"] == "closed":
+        if member["status"] == "closed" != status:
             raise RefusedError("member_closed")
+        if member["status"] == status:
+            work.members.clear()
         member["status"] = status
         return {
             "member_id": member["member_id"],
@@ -2480,6 +2720,7 @@ class Model:
             raise RefusedError("member_closed")
         today = self.day(work.now)
         tier_id, until = command.get("tier_id"), command.get("until")
+        before = member["pin"]
         if tier_id is None:
             member["pin"] = None
         else:
@@ -2490,6 +2731,8 @@ class Model:
             if until and until <= today:
                 raise RefusedError("expires_too_early")
             member["pin"] = (tier_id, until)
+        if member["pin"] == before:
+            work.members.clear()
         return {"member_id": member["member_id"], "tier": self.tier_id(member, today)}
 
     def do_sweep(self, command, work):  # noqa: ARG002 a sweep has no fields
@@ -2531,16 +2774,38 @@ class Model:
                         and fact["on"].year == day.year
                     ):
                         claimed |= set(fact["fired"])
+                if claimed:
+                    continue
                 event = self.event_of(member, kind, self.midnight(day), today=today)
                 tried = copied(member)
                 answer, _ = self.grant(work, tried, event, None, skip=claimed)
                 fired = [row["rule_id"] for row in answer["explanation"] if row["fired"]]
-                if fired:
+                if fired and answer["points"]:
                     tried["log"][-1]["fired"] = fired
                     member.clear()
                     member.update(tried)
                     paid += answer["points"]
         return paid
+
+
+def ordered_parts(parts):
+    """Pending parts first, then lots, each by their dates."""
+    return sorted(
+        parts,
+        key=lambda p: (
+            p["start"] is None,
+            p["beside"],
+            p["start"] or date.max,
+            p["until"] or date.max,
+        ),
+    )
+
+
+def merged_dates(one, other):
+    sums = {}
+    for day, count in [*one, *other]:
+        sums[day] = sums.get(day, 0) + count
+    return [[day, sums[day]] for day in sorted(sums, key=lambda day: day or "9999-99-99")]
 
 
 def merged_lots(lots):

@@ -11,6 +11,7 @@ from loyalty.commands import Enrolment, Event
 from loyalty.dates import day_number, milliseconds
 from loyalty.decisions import Decision, Draft, Guard, Record, may_earn
 from loyalty.limits import (
+    FOREVER,
     FUTURE_TOLERANCE,
     Usage,
     cooled_down,
@@ -301,6 +302,8 @@ def enrol(
     groups = tuple(sorted(set(enrolment.groups or ())))
     nobody = replace(nobody, groups=groups, referrer=referrer)
     draft = Draft(rulebook, nobody, now)
+    # What registration gives may reach a tier at once, in the year that begins today.
+    draft.account = replace(draft.account, joined_on=draft.today)
     event = Event.model_construct(
         event_id=member_id, type="registration", member_id=member_id, attributes={}
     )
@@ -410,7 +413,7 @@ def check_in(
         _allowed_from(limits, name, later, at, rulebook),
         _rules_allow_from(rulebook, evaluation, later, at),
     )
-    if again > at:
+    if at < again < FOREVER:
         entry = replace(entry, answer={"n": again})
     return Decision((entry,), draws=evaluation.draws)
 
@@ -456,7 +459,7 @@ def _rules_allow_from(rulebook: Rulebook, evaluation: Evaluation, usage: Usage, 
     instants = []
     for index, reason in rulebook.reasons("check_in", evaluation.codes).items():
         rule = rulebook.sources[index]
-        if reason not in paying or not isinstance(rule, Rule) or rule.earn.multiply is not None:
+        if reason not in paying or not isinstance(rule, Rule) or not rule.earn.points:
             continue
         again = _allowed_from(rule.frequency, token("times", rule.rule_id), usage, at, rulebook)
         for limits, name in (

@@ -55,14 +55,24 @@ def token(subject: Subject, name: str) -> str:
 
 
 class Usage:
-    """What the member has used in the windows that hold the local date `on`."""
+    """What the member has used in the windows that hold the local date `on`; where it is `free`,
+    limits of points in windows do not count."""
 
-    def __init__(self, account: Account, on: date, zone: ZoneInfo, history: History | None) -> None:
+    def __init__(
+        self,
+        account: Account,
+        on: date,
+        zone: ZoneInfo,
+        history: History | None,
+        *,
+        free: bool = False,
+    ) -> None:
         self._account = account
         self._history = history
         self._zone = zone
         self._windows: dict[Per, int] = {}
         self.on = on
+        self.free = free
 
     def used(self, per: Per, name: str) -> int:
         """The counter's value; NeedsHistory if the account no longer keeps that window."""

@@ -25,8 +25,9 @@ from loyalty.model import NEVER, Account, Broken, Day, Hold, Kind, Posting
 from loyalty.program import Expiry, MonthDay, Program
 
 
-def expiry(policies: Iterable[Expiry], start: Day) -> Day:
-    """The `expires_on` of points whose clock starts on `start`; the earliest of several policies.
+def expiry(policies: Iterable[Expiry], start: Day, earned: Day | None = None) -> Day:
+    """The `expires_on` of points whose clock starts on `start`, `earned` on that day or before it;
+    the earliest of several policies.
 
     Inactivity is not in it: it never changes a lot's stored date.
     """
@@ -35,7 +36,8 @@ def expiry(policies: Iterable[Expiry], start: Day) -> Day:
         if policy.after is not None:
             earliest = min(earliest, _after(start, policy.after, policy.round_up_to))
         if policy.dates is not None:
-            earliest = min(earliest, _fixed_date(start, policy.dates, policy.older_than))
+            on = start if earned is None else earned
+            earliest = min(earliest, _fixed_date(start, on, policy.dates, policy.older_than))
     return earliest
 
 
@@ -46,14 +48,16 @@ def _after(start: Day, after: Duration, to: Rounding) -> Day:
         return NEVER  # beyond the year 9999
 
 
-def _fixed_date(start: Day, dates: Iterable[MonthDay], older_than: Duration | None) -> Day:
-    """The first of these yearly dates that takes what was earned on `start`."""
-    earned = from_day_number(start)
+def _fixed_date(
+    start: Day, earned: Day, dates: Iterable[MonthDay], older_than: Duration | None
+) -> Day:
+    """The first of these yearly dates after `start` that takes what was earned on that day."""
+    after, earned_on = from_day_number(start), from_day_number(earned)
     candidates = []
     for yearly in dates:
-        on = date(earned.year, yearly.month, yearly.day)
+        on = date(after.year, yearly.month, yearly.day)
         try:
-            while not (on > earned and earned <= minus(on, older_than or Duration())):
+            while not (on > after and earned_on <= minus(on, older_than or Duration())):
                 on = on.replace(year=on.year + 1)
         except (OverflowError, ValueError):
             continue  # beyond the year 9999

@@ -4,6 +4,7 @@ one registers or first buys enough."""
 from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import date
+from fractions import Fraction
 from typing import Literal
 
 from loyalty.dates import day_number
@@ -38,7 +39,7 @@ def due(
     draft: Draft,
     usage: Usage,
     occasion: Literal["registration", "first_purchase"],
-    base: int,
+    base: int | Fraction,
     drawn: Mapping[str, int],
 ) -> Referral | None:
     """The referral that this occasion pays, or None.
@@ -109,7 +110,7 @@ def grant(draft: Draft, points: int, occurred_on: int) -> None:
     """Credit a side of a referral, after its pending period."""
     program = draft.rulebook.program
     start = available_on(program.pending.get("referral"), occurred_on)
-    lot = (start, expiry(program.expiry, start), points)
+    lot = (start, expiry(program.expiry, start, occurred_on), points)
     draft.post(credit(draft.account, "referral", occurred_on, [lot], draft.today))
 
 

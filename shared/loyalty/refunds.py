@@ -30,7 +30,15 @@ from loyalty.model import (
     Waiting,
 )
 from loyalty.redeeming import Spending, restored_before, returned, spent, undone, withdrawn
-from loyalty.rules import Reason, Rulebook, Share, earning_base, reasons_of, spread
+from loyalty.rules import (
+    PROGRAM_BUDGET,
+    Reason,
+    Rulebook,
+    Share,
+    earning_base,
+    reasons_of,
+    spread,
+)
 from loyalty.tiers import bucket
 
 type Parts = list[tuple[int, int, int]]
@@ -246,7 +254,7 @@ class Given:
             tier=self.stored.get("i", ""),
         )
         on = local_date(from_milliseconds(self.occurred_at), program.zone)
-        usage = Usage(nobody, on, program.zone, History(0, ()))
+        usage = Usage(nobody, on, program.zone, History(0, ()), free=True)
         plenty = dict.fromkeys(self.rulebook.budgets, MAX_POINTS)
         reasons = reasons_of(self.rulebook, self.explanation, self.type)
         barred: dict[int, Reason] = {i: r for i, r in reasons.items() if r in _STAYS_UNMET}
@@ -313,10 +321,14 @@ def parts_of(given: Given, refund: Reversal, back: Sequence[Fraction]) -> Parts 
 
 @dataclass(slots=True)
 class Progress:
-    """How far an event has been taken back: the part of each line, and whether all of it is."""
+    """How far an event has been taken back: the part of each line, whether all of it is, and how
+    many points that took: what a refund has taken the next one does not take again, even where
+    what is kept now would earn more than before."""
 
+    given: Given
     back: list[Fraction]
     whole: bool = False
+    taken: int = 0
 
     def add(self, parts: Parts | None) -> None:
         """Carry out one more refund; what is said too much is taken as everything."""
@@ -326,11 +338,17 @@ class Progress:
             self.back[i] = min(Fraction(1), self.back[i] + Fraction(n, d))
         if self.whole or (self.back and all(part == 1 for part in self.back)):
             self.whole, self.back = True, [Fraction(1)] * len(self.back)
+        self.taken = max(self.taken, self.given.taken(self.back, whole=self.whole))
+
+    @property
+    def referral_ended(self) -> bool:
+        """Whether what the customer keeps would no longer pay the referral."""
+        return not self.given.refers(self.back, whole=self.whole)
 
 
 def progress(given: Given, event: Entry, refunds: Sequence[Entry]) -> Progress:
     """Where the refunds of an event, in the order they were recorded, have come to."""
-    so_far = Progress(given.nothing())
+    so_far = Progress(given, given.nothing())
     for _, parts in (event.explanation or {}).get("w", ()):
         so_far.add(parts)
     for refund in refunds:
@@ -358,7 +376,7 @@ class Returned:
     given: Given
     progress: Progress
     points: int
-    base: int
+    base: Fraction
     budgets: Mapping[str, int]
     restored: Restored
     told: list[Any]
@@ -375,7 +393,7 @@ class Returned:
         if tiers.qualify_by == "points":
             return min(amount, self.points)
         base = sum(self.given.bases)
-        return int(amount * (1 - Fraction(self.base, base))) if base else 0
+        return int(amount * (1 - self.base / base)) if base else 0
 
 
 def waited(
@@ -387,7 +405,7 @@ def waited(
 ) -> Returned:
     """What refunds that came before the event take back of it; what had `paid` for it is posted
     back at once. They were acknowledged, so that what does not fit is left out."""
-    so_far = Progress(given.nothing())
+    so_far = Progress(given, given.nothing())
     told: list[Any] = []
     for waits in waiting:
         if waits.refund is None:
@@ -406,10 +424,10 @@ def waited(
     return Returned(
         given,
         so_far,
-        given.taken(so_far.back, whole=so_far.whole),
-        int(given.base_left(so_far.back)),
-        given_back_to_budgets(given, Progress(given.nothing()), so_far),
-        _restore(draft, known, given, Progress(given.nothing()), so_far, paid),
+        so_far.taken,
+        given.base_left(so_far.back),
+        given_back_to_budgets(given, Progress(given, given.nothing()), so_far),
+        _restore(draft, known, given, Progress(given, given.nothing()), so_far, paid),
         told,
     )
 
@@ -461,15 +479,12 @@ def reverse(
     if not given.lines and (refund.lines is not None or refund.amount is not None):
         raise Refusal("more_than_bought", "This event has no lines: it is taken back as a whole.")
     parts = parts_of(given, refund, before.back)
-    after = Progress(list(before.back))
+    after = Progress(given, list(before.back), taken=before.taken)
     after.add(parts)
     if after.whole:
         parts = None
-    points = given.taken(after.back, whole=after.whole)
-    points -= given.taken(before.back, whole=before.whole)
-    points = max(0, points)
-    stays = given.refers(after.back, whole=after.whole)
-    referral_ends = given.refers(before.back, whole=before.whole) and not stays
+    points = after.taken - before.taken
+    referral_ends = after.referral_ended and not before.referral_ended
     draft = Draft(rulebook, known.account(event.member_id), now)
     restored = _restore(draft, known, given, before, after, paid)
     taken = points + (given.referral if referral_ends else 0)
@@ -513,16 +528,19 @@ def _referrers(
 
 
 def given_back_to_budgets(given: Given, before: Progress, after: Progress) -> dict[str, int]:
-    """What budgets get back, cumulatively in proportion to the points taken back."""
-    drawn = given.explanation.get("b", {})
-    whole = given.points + given.referral
+    """What budgets get back, cumulatively: a campaign's in proportion to the points taken back, the
+    program's, which paid every point, just those."""
 
-    def back(progress: Progress, points: int) -> int:
-        if progress.whole or not whole:
-            return points if progress.whole else 0
-        return points * given.taken(progress.back, whole=False) // whole
+    def back(progress: Progress, name: str, drawn: int) -> int:
+        if progress.whole:
+            return drawn
+        if name == PROGRAM_BUDGET:
+            referral = drawn - given.points if progress.referral_ended else 0
+            return min(drawn, progress.taken + referral)
+        return drawn * progress.taken // given.points if given.points else 0
 
-    draws = {name: back(before, n) - back(after, n) for name, n in drawn.items()}
+    drawn = given.explanation.get("b", {}).items()
+    draws = {name: back(before, name, n) - back(after, name, n) for name, n in drawn}
     return {name: points for name, points in draws.items() if points}
 
 

@@ -1089,7 +1089,7 @@ class Rulebook:
         """(available_on, expires_on) of points granted on these terms for an event of that day."""
         wait, policies = self._lives[terms]
         start = available_on(wait, occurred_on)
-        return start, expiry(policies, start)
+        return start, expiry(policies, start, occurred_on)
 
 
 def _part(source: _Source, mask: int, moment: _Moment, factors: _Factors) -> _Part | None:
@@ -1188,6 +1188,8 @@ def _cut(
     for at, limit in limits:
         left = limit.points
         if limit.per != "transaction":
+            if usage.free:
+                continue
             left = max(0, left - usage.used(limit.per, name))
         if numerator > left * denominator:
             bitten.append(at)

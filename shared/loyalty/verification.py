@@ -629,7 +629,7 @@ class _Key:
 
     def _returned(self, event: Entry, given: refunds.Given) -> Iterator[tuple[str, int]]:
         """What budgets got back, below zero."""
-        nothing = refunds.Progress(given.nothing())
+        nothing = refunds.Progress(given, given.nothing())
         before = refunds.progress(given, event, ())
         after = refunds.progress(given, event, self._refunds())
         yield from refunds.given_back_to_budgets(given, before, after).items()

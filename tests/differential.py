@@ -1,0 +1,634 @@
+"""The engine beside the naive ledger of `reference.py`: the same commands, the same answers.
+
+Random scenarios (`scenarios.py`) are carried out by the handlers over tables in memory and by the
+model, and after each command the answers, and what members have, are compared. A difference is
+shown with the least program and the fewest commands that lead to it:
+
+    python -m tests.differential --seed 123 [--ops N] [-v]     one scenario
+    python -m tests.differential --ops 1000000 --jobs 2        a million commands, two processes
+"""
+
+from __future__ import annotations
+
+import argparse
+import importlib
+import json
+import os
+import sys
+from collections import Counter
+from collections.abc import Callable, Iterator
+from concurrent.futures import ProcessPoolExecutor
+from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
+from datetime import UTC, datetime, timedelta
+from functools import cache, partial
+from typing import Any, Final
+from unittest import mock
+
+import expire
+from loyalty import edge, projections, store
+from loyalty.codes import CheckInCode, check_in_code, voucher_code
+from loyalty.dates import day_number, from_day_number, from_milliseconds, local_date, rfc3339
+from loyalty.decisions import id_of
+from loyalty.lots import advance
+from loyalty.model import NEVER
+from tests import workers
+from tests.memory import MEMORY, MemoryTables
+from tests.reference import Model
+from tests.scenarios import KNOWN, Command, Document, Scenario, scenario
+from tests.workers import BASE, SECRETS, Call, without_pause
+from tools.bench import told as told_in
+from tools.template import ROOT
+
+READINGS: Final[dict[str, Any]] = {
+    "PAYMENT_NEEDS_ORDER": False,
+    "RESTORED_POINTS": "all",
+    "INACTIVITY_PENDING": False,
+    "BIRTHDAY_DAYS": 7,
+    "RESTORE_FIRST": True,
+    "EXPIRING_UNDATED": True,
+}
+"""Where the documents leave a choice, what the product has chosen and documented."""
+
+LENGTH: Final = 100
+"""Commands of a scenario."""
+CHUNK: Final = 50
+"""Scenarios that a process plays before it tells."""
+DOCUMENT: Final = ROOT / "docs" / "proof.md"
+PROGRAM: Final = "random"
+UNKNOWN: Final = "0000000000"
+"""A referral code that nobody has."""
+
+type Told = dict[str, Any]
+"""What an answer says, as both sides can say it."""
+
+
+# The product
+
+
+class Product:
+    """The deployed handlers on tables in memory, at a time that is set."""
+
+    def __init__(self) -> None:
+        self.now = 0
+        self.codes: dict[str, str] = {}
+        self._versions = 0
+
+    def clock(self) -> datetime:
+        """In place of the edge's."""
+        return from_milliseconds(self.now)
+
+    def do(self, command: Command, now: int) -> Told:
+        """Carry a command out; what the answer tells."""
+        self.now = now
+        kind = command["kind"]
+        if kind == "sweep":
+            sweep()
+            return {"ok": True}
+        if kind == "publish":
+            return self.publish(command["document"])
+        if "referrer" in command:
+            code = self.codes.get(command["referrer"], UNKNOWN)
+            command = {n: v for n, v in command.items() if n != "referrer"}
+            command["referral_code"] = code
+        call = call_of(command)
+        answer = _handler(call.module)(call.event(), None)
+        if kind == "enrol" and answer["statusCode"] == 201:
+            self.codes[command["member_id"]] = json.loads(answer["body"])["referral_code"]
+        return told(kind, answer)
+
+    def publish(self, document: Document) -> Told:
+        call = workers.publish(document, self._versions or None)
+        answer = _handler("admin")(call.event(), None)
+        if answer["statusCode"] != 200:
+            raise AssertionError(answer["body"])
+        self._versions = json.loads(answer["body"])["version"]
+        return {"ok": True}
+
+    def view(self, member_id: str, now: int) -> Told:
+        """What a member has, and where."""
+        self.now = now
+        account = edge.store().account(PROGRAM, member_id, consistent=True)
+        while account is not None and account.merged_into:
+            account = edge.store().account(PROGRAM, account.merged_into, consistent=True)
+        if account is None:
+            return {"ok": False, "code": "member_not_found"}
+        if account.status == "erased":
+            return {"status": "erased"}
+        rulebook = edge.store().rulebook_in_force(PROGRAM, now)
+        shown = projections.balance(rulebook, account, now)
+        at = max(now, account.recorded_at)
+        today = day_number(local_date(from_milliseconds(at), rulebook.program.zone))
+        lots, _ = advance(rulebook.program, account, today, at)
+        return {
+            **{name: shown[name] for name in SUMS},  # type: ignore[literal-required]  # names of it
+            "tier": shown["tier"] and shown["tier"]["id"],
+            "lots": [[_iso(day), points] for day, points in lots.lots],
+            "pending_lots": [[_iso(a), _iso(b), points] for a, b, points in lots.pending],
+            "expiring": shown["expiring"],
+            "status": account.status or "active",
+        }
+
+
+SUMS: Final = (
+    "available", "pending", "held", "debt", "lifetime_points", "qualifying_points",
+)  # fmt: skip
+
+
+@contextmanager
+def deployed(client: Any) -> Iterator[Product]:
+    """The handlers on tables that this client reaches, which nobody has used before."""
+    product = Product()
+    variables = {
+        **MEMORY.environment,
+        "LOYALTY_SECRETS": SECRETS,
+        "PROGRAM_DELAY_SECONDS": "0",
+    }
+    known = (edge.store, edge.secrets, edge.publish_delay)
+    settings = {"sleep": without_pause, "jitter": lambda: 0.0}
+    with (
+        mock.patch.dict(os.environ, variables),
+        mock.patch.object(store, "connect", return_value=client),
+        mock.patch.object(edge, "Store", partial(store.Store, **settings)),
+        mock.patch.object(edge, "clock", product.clock),
+        mock.patch.object(edge, "EphemeralMetrics", mock.MagicMock()),
+    ):
+        for each in known:
+            each.cache_clear()
+        try:
+            yield product
+        finally:
+            for each in known:
+                each.cache_clear()
+
+
+def sweep() -> None:
+    """One message of the sweep, over everything."""
+    message = {"scheduled_time": "", "segment": 0, "segments": 1, "start": None}
+    context = mock.Mock()
+    context.get_remaining_time_in_millis.return_value = 900_000
+    record = {"messageId": "1", "body": json.dumps(message)}
+    answer = expire.handler({"Records": [record]}, context)
+    assert answer == {"batchItemFailures": []}, "an account was not swept"
+
+
+@cache
+def _handler(module: str) -> Callable[[Any, Any], Any]:
+    handler: Callable[[Any, Any], Any] = importlib.import_module(module).handler
+    return handler
+
+
+def _iso(day: int) -> str | None:
+    return None if day >= NEVER else from_day_number(day).isoformat()
+
+
+def call_of(command: Command) -> Call:
+    """The request that a command is."""
+    kind = command["kind"]
+    body = {name: value for name, value in command.items() if name not in ("kind", "key", "by")}
+    key = command.get("key")
+    call: Call
+    match kind:
+        case "enrol":
+            call = workers.enrol(body.pop("member_id"), **body)
+        case "award":
+            if "occurred_at" in body:
+                body["occurred_at"] = rfc3339(body["occurred_at"])
+            if "redemption_ids" in body.get("purchase", {}):
+                ids = [id_of("r", key) for key in body["purchase"]["redemption_ids"]]
+                body["purchase"] = body["purchase"] | {"redemption_ids": ids}
+            call = Call("award", f"POST {BASE}/awards", body=body)
+        case "complete_profile":
+            call = workers.change(body["member_id"], name="Somebody")
+        case "set_groups" | "set_birthday":
+            call = workers.change(body.pop("member_id"), **body)
+        case "check_in":
+            place = CheckInCode(PROGRAM, body.pop("location_id"), 1)
+            body["code"] = check_in_code(edge.secrets(), place)
+            headers = {} if key is None else {"idempotency-key": key}
+            call = Call("check_in", f"POST {BASE}/check-ins", body=body, headers=headers)
+        case "reversal":
+            call = Call("award", f"POST {BASE}/reversals", body=body)
+        case "redeem":
+            call = workers.redeem(body.pop("member_id"), str(key), **body)
+        case "capture":
+            call = workers.capture(id_of("r", body["redemption_id"]))
+        case "cancel":
+            call = workers.cancel(id_of("r", body["redemption_id"]))
+        case "use_voucher":
+            identity = id_of("r", body["redemption_id"])
+            secrets = edge.secrets()
+            call = workers.use(voucher_code(secrets, secrets.current, PROGRAM, identity))
+        case "transfer":
+            call = workers.transfer(str(key), **body)
+        case "adjust":
+            call = workers.adjust(body.pop("member_id"), body.pop("points"), str(key), **body)
+        case "approve" | "refuse":
+            path = {"adjustment_id": id_of("a", str(key))}
+            call = Call("staff", f"POST {BASE}/adjustments/{{adjustment_id}}/{kind}", path)
+        case "merge":
+            call = workers.merge(body["member_id"], body["into_member_id"], str(key))
+        case "block" | "unblock" | "close":
+            call = workers.become(kind, body["member_id"])
+        case "erase":
+            call = workers.erase(body["member_id"])
+        case "set_tier":
+            path = {"member_id": body.pop("member_id")}
+            call = Call("staff", f"POST {BASE}/members/{{member_id}}/tier", path, body)
+        case _:
+            raise NotImplementedError(kind)
+    return replace(call, program_id=PROGRAM, subject=command.get("by", "tests"))
+
+
+def told(kind: str, answer: Any) -> Told:
+    """What an answer of the product tells, in the model's words."""
+    body = json.loads(answer["body"])
+    if answer["statusCode"] >= 400:
+        refusal: Told = {"ok": False, "code": body["code"]}
+        for name in ("missing_points", "next_allowed_at"):
+            if name in body and not (kind == "transfer" and "transfer times" in KNOWN):
+                refusal[name] = body[name]
+        if "next_allowed_at" in refusal:
+            refusal["next_allowed_at"] = _milliseconds(refusal["next_allowed_at"])
+        return refusal
+    found: Told = {"ok": True, "replayed": "Idempotency-Replayed" in answer["headers"]}
+    for name in FIELDS.get(kind, ()):
+        if name in body:
+            found[name] = body[name]
+    if "lots" in found:
+        found["lots"] = _by_date(found["lots"])
+    if "taken_from" in body:
+        found["taken"] = _by_date(body["taken_from"])
+    if kind == "award":
+        found.setdefault("reversed_points", 0)
+    if "explanation" in found:
+        found["explanation"] = _explained(found["explanation"])
+    for name in ("held_until", "next_allowed_at"):
+        if name in found:
+            found[name] = _milliseconds(found[name])
+    if "voucher" in found:
+        found["voucher"] = found["voucher"]["expires_on"]
+    if kind == "set_tier":
+        found["tier"] = found["tier"] and found["tier"]["id"]
+    return found
+
+
+FIELDS: Final[dict[str, tuple[str, ...]]] = {
+    "enrol": ("member_id", "points", "balance", "explanation"),
+    "award": (
+        "member_id", "points", "desired_points", "pending_points", "lots", "balance",
+        "explanation", "reversed_points",
+    ),
+    "check_in": (
+        "member_id", "points", "desired_points", "pending_points", "lots", "balance",
+        "explanation", "next_allowed_at", "location_id",
+    ),
+    "reversal": (
+        "status", "member_id", "points", "debt", "expired_points", "forgiven_points",
+        "restored_points", "balance", "taken",
+    ),
+    "redeem": ("status", "points", "balance", "held_until", "voucher", "discount"),
+    "capture": ("status", "points", "balance", "voucher", "discount"),
+    "cancel": ("status", "points", "balance"),
+    "use_voucher": ("status",),
+    "transfer": ("points", "lots", "balances"),
+    "adjust": ("status", "points", "lots", "balance"),
+    "approve": ("status", "points", "lots", "balance"),
+    "refuse": ("status",),
+    "merge": ("member_id", "points", "balance"),
+    "block": ("status", "balance"),
+    "unblock": ("status", "balance"),
+    "close": ("status", "balance"),
+    "set_tier": ("tier",),
+    "erase": ("status",),
+}  # fmt: skip
+"""What is compared of an answer to each kind of command; of others, whether it was refused."""
+
+
+def _milliseconds(text: str) -> int:
+    return (datetime.fromisoformat(text) - datetime(1970, 1, 1, tzinfo=UTC)) // timedelta(
+        milliseconds=1
+    )
+
+
+def _by_date(lots: list[Told]) -> list[list[Any]]:
+    sums: dict[str, int] = {}
+    for lot in lots:
+        day = lot["expires_on"] or ""
+        sums[day] = sums.get(day, 0) + abs(lot["points"])
+    # Without a date: never, so last.
+    return [[day or None, sums[day]] for day in sorted(sums, key=lambda day: day or "~")]
+
+
+def _explained(rows: list[Told]) -> list[list[Any]]:
+    """The points of what gave any."""
+    return sorted(
+        [row.get("rule_id", row.get("offer_id")), row["points"]] for row in rows if row["points"]
+    )
+
+
+# The model
+
+
+class Naive:
+    """The model, its answers in the same words."""
+
+    def __init__(self, document: Document, readings: dict[str, Any], codes: dict[str, str]) -> None:
+        self._codes = codes
+        self._named: set[str] = set()
+        self.model = Model(document, readings=readings)
+
+    def do(self, command: Command, now: int) -> Told:
+        kind = command["kind"]
+        if kind == "publish":
+            self.model.publish(command["document"])
+            return {"ok": True}
+        if kind == "enrol":
+            own = self._codes.get(command["member_id"])
+            command = command | {"own_code": own}
+            if "referrer" in command:
+                code = self._codes.get(command["referrer"], UNKNOWN)
+                command = {n: v for n, v in command.items() if n != "referrer"}
+                command["referral_code"] = code
+        answer = self.model.do(command, now)
+        self._complete(command, answer, now)
+        if not answer["ok"]:
+            names = ["ok", "code"]
+            if not (kind == "transfer" and "transfer times" in KNOWN):
+                names += ["missing_points", "next_allowed_at"]
+            return {name: answer[name] for name in names if name in answer}
+        if kind == "sweep":
+            return {"ok": True}
+        found: Told = {"ok": True, "replayed": bool(answer.get("replayed"))}
+        for name in FIELDS.get(kind, ()):
+            if name in answer:
+                found[name] = answer[name]
+        if "lots" in found:
+            found["lots"] = _by_date(found["lots"])
+        if "explanation" in found:
+            found["explanation"] = _explained(found["explanation"])
+        if "voucher" in found:
+            found["voucher"] = found["voucher"]["expires_on"]
+        return found
+
+    def _complete(self, command: Command, answer: Told, now: int) -> None:
+        """Every change of a profile that is complete is looked at: rules may be new."""
+        kind, ok = command["kind"], answer["ok"]
+        if not ok or kind not in ("complete_profile", "set_birthday", "enrol"):
+            return
+        member_id = command["member_id"]
+        if kind == "complete_profile":
+            self._named.add(self.model.resolved(member_id))
+        elif kind == "set_birthday":
+            member_id = self.model.resolved(member_id)
+        if member_id in self._named and kind != "complete_profile":
+            self.model.do({"kind": "complete_profile", "member_id": member_id}, now)
+
+    def view(self, member_id: str, now: int) -> Told:
+        shown = self.model.view(member_id, now)
+        return {"status": "erased"} if shown.get("status") == "erased" else shown
+
+
+# Both
+
+
+@dataclass(frozen=True, slots=True)
+class Difference:
+    """What was not the same, after which command (counted from 0)."""
+
+    step: int
+    what: str
+    product: Any
+    model: Any
+
+    @property
+    def sort(self) -> str:
+        """What kind of difference it is: smaller ones of the same kind stand for it."""
+        what = self.what.partition(" ")[0] if self.what.startswith("what ") else self.what
+        if not (isinstance(self.product, dict) and isinstance(self.model, dict)):
+            return what
+        names = self.product.keys() | self.model.keys()
+        return f"{what}: " + ", ".join(
+            f"{n} {self.product.get(n)}/{self.model.get(n)}" if n == "code" else n
+            for n in sorted(names)
+            if self.product.get(n) != self.model.get(n)
+        )
+
+    def __str__(self) -> str:
+        lines = [f"after command {self.step}: {self.what}"]
+        if isinstance(self.product, dict) and isinstance(self.model, dict):
+            for name in sorted(self.product.keys() | self.model.keys()):
+                ours, theirs = self.product.get(name), self.model.get(name)
+                if ours != theirs:
+                    lines += [f"  {name}:", f"    product {ours}", f"    model   {theirs}"]
+        else:
+            lines += [f"  product {self.product}", f"  model   {self.model}"]
+        return "\n".join(lines)
+
+
+EITHER: Final = (
+    {
+        "member_not_found", "member_erased", "member_closed", "member_blocked", "same_member",
+        "currency_mismatch", "more_than_bought", "line_not_found", "reward_not_found",
+        "event_in_future", "event_too_late", "code_invalid", "too_many_holds",
+    },
+    {"payment_refused", "insufficient_points"},
+    {"same_person", "adjustment_settled", "member_erased", "member_closed"},
+)  # fmt: skip
+"""Refusals of which several may apply at once, where no document says which is told."""
+
+
+def same(ours: Told, theirs: Told) -> bool:
+    """Whether two answers say the same."""
+    if ours == theirs:
+        return True
+    if ours["ok"] or theirs["ok"]:
+        return False
+    return any({ours["code"], theirs["code"]} <= codes for codes in EITHER)
+
+
+@dataclass(slots=True)
+class Tally:
+    """What was compared."""
+
+    programs: int = 0
+    done: Counter[str] = field(default_factory=Counter)
+    refused: Counter[str] = field(default_factory=Counter)
+    differing: list[int] = field(default_factory=list)
+
+    def __iadd__(self, other: Tally) -> Tally:
+        self.programs += other.programs
+        self.done += other.done
+        self.refused += other.refused
+        self.differing += other.differing
+        return self
+
+
+def concerned(command: Command) -> set[str]:
+    """The members that a command names."""
+    names = ("member_id", "from_member_id", "to_member_id", "into_member_id", "referrer")
+    return {command[name] for name in names if name in command}
+
+
+def compared(
+    play: Scenario, tally: Tally | None = None, show: Callable[[str], None] | None = None
+) -> Difference | None:
+    """Carry the scenario out on both sides up to the first difference."""
+    tally = tally or Tally()
+    members: set[str] = set()
+    with deployed(MemoryTables()) as product:
+        product.now = play.steps[0][0] if play.steps else 0
+        product.publish(play.document)
+        naive = Naive(play.document, READINGS, product.codes)
+        for i, (now, command) in enumerate(play.steps):
+            ours, theirs = product.do(command, now), naive.do(command, now)
+            if show:
+                show(f"{i:4} {rfc3339(now)} {json.dumps(command)}\n       {ours}")
+            if not same(ours, theirs):
+                return Difference(i, f"the answers to {command['kind']}", ours, theirs)
+            tally.done[command["kind"]] += 1
+            if not ours["ok"]:
+                tally.refused[ours["code"]] += 1
+            members |= concerned(command)
+            whole = i % 10 == 0 or i + 1 == len(play.steps) or not concerned(command)
+            for member_id in sorted(members if whole else concerned(command)):
+                ours, theirs = product.view(member_id, now), naive.view(member_id, now)
+                if ours != theirs:
+                    return Difference(i, f"what {member_id} has", ours, theirs)
+    tally.programs += 1
+    return None
+
+
+# The least of a difference
+
+
+def least(play: Scenario, found: Difference) -> tuple[Scenario, Difference]:
+    """A smaller scenario that ends in a difference of the same kind."""
+
+    def differs(smaller: Scenario) -> Difference | None:
+        try:
+            other = compared(smaller)
+        except Exception:  # noqa: BLE001  # what is left makes no sense to one of them
+            return None
+        return other if other is not None and other.sort == found.sort else None
+
+    play = replace(play, steps=play.steps[: found.step + 1])
+    best = differs(play) or found
+    size = max(1, len(play.steps) // 2)
+    while True:
+        at, shrunk = 0, False
+        while at < len(play.steps):
+            smaller = replace(play, steps=play.steps[:at] + play.steps[at + size :])
+            if other := differs(smaller):
+                play = replace(smaller, steps=smaller.steps[: other.step + 1])
+                best, shrunk = other, True
+            else:
+                at += size
+        if not shrunk and size == 1:
+            break
+        if not shrunk:
+            size //= 2
+    changed = True
+    while changed:
+        changed = False
+        for document in _smaller(play.document):
+            smaller = replace(play, document=document)
+            if other := differs(smaller):
+                play, best, changed = smaller, other, True
+                break
+    return play, best
+
+
+def _smaller(part: Any) -> Iterator[Any]:
+    """The same with one thing less, somewhere."""
+    if isinstance(part, dict):
+        for name in part:
+            yield {n: v for n, v in part.items() if n != name}
+        for name, value in part.items():
+            for less in _smaller(value):
+                yield part | {name: less}
+    elif isinstance(part, list):
+        for i in range(len(part)):
+            yield part[:i] + part[i + 1 :]
+        for i, value in enumerate(part):
+            for less in _smaller(value):
+                yield [*part[:i], less, *part[i + 1 :]]
+
+
+def shown(play: Scenario, found: Difference) -> str:
+    """A difference for people: the program, the commands, what is not the same."""
+    lines = [json.dumps(play.document)]
+    lines += [f"{i:4} {rfc3339(now)} {json.dumps(c)}" for i, (now, c) in enumerate(play.steps)]
+    return "\n".join([*lines, str(found)])
+
+
+# The command line
+
+
+def run(seeds: range, length: int = LENGTH) -> Tally:
+    """Compare the scenarios of these seeds."""
+    tally = Tally()
+    for seed in seeds:
+        if compared(scenario(seed, length), tally) is not None:
+            tally.differing.append(seed)
+    return tally
+
+
+def run_all(seeds: range, jobs: int) -> Tally:
+    """The same in so many processes."""
+    tally = Tally()
+    chunks = [seeds[at : at + CHUNK] for at in range(0, len(seeds), CHUNK)]
+    with ProcessPoolExecutor(jobs) as pool:
+        for done in pool.map(run, chunks):
+            tally += done
+    return tally
+
+
+def summary(tally: Tally) -> str:
+    """What was compared, as a table for the document."""
+    commands, refused = sum(tally.done.values()), sum(tally.refused.values())
+    kinds = sorted(tally.done.items(), key=lambda pair: (-pair[1], pair[0]))
+    rows = [
+        f"{commands:,} commands of {len(kinds)} kinds in {tally.programs:,} random programs, "
+        f"{refused:,} of them refused for {len(tally.refused)} reasons: "
+        f"**{len(tally.differing)} differences**.",
+        "",
+        "| kind | commands |",
+        "|---|---:|",
+        *(f"| {kind} | {count:,} |" for kind, count in kinds),
+    ]
+    return "\n".join(rows)
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Play one scenario or many; the exit status says whether there was a difference."""
+    parser = argparse.ArgumentParser(prog="python -m tests.differential", description=__doc__)
+    parser.add_argument("--seed", type=int, help="one scenario, and what differs in it")
+    parser.add_argument("--ops", type=int, help="commands in all (of one scenario: 100)")
+    parser.add_argument("--first", type=int, default=1, help="the seed to begin with")
+    parser.add_argument("--jobs", type=int, default=1, help="processes")
+    parser.add_argument("--write", action="store_true", help="put the result into docs/proof.md")
+    parser.add_argument("-v", "--verbose", action="store_true", help="show every command")
+    options = parser.parse_args(arguments)
+    if options.seed is not None:
+        return _one(options.seed, options.ops or LENGTH, verbose=options.verbose)
+    count = -(-(options.ops or 10_000) // LENGTH)
+    tally = run_all(range(options.first, options.first + count), options.jobs)
+    told_in("model", summary(tally), write=options.write, document=DOCUMENT)
+    for seed in tally.differing[:20]:
+        print(f"python -m tests.differential --seed {seed}")
+    return 1 if tally.differing else 0
+
+
+def _one(seed: int, length: int, *, verbose: bool) -> int:
+    play = scenario(seed, length)
+    found = compared(play, show=print if verbose else None)
+    if found is None:
+        print(f"seed {seed}: {len(play.steps)} commands, no difference")
+        return 0
+    print(shown(*least(play, found)))
+    return 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())
