@@ -18,7 +18,7 @@ OWN_UV := $(filter .local/%,$(UV))
 RUN := env PYTHONPATH=functions:shared .venv/bin/python
 READY := .venv/ready .local/bin/ready
 
-.PHONY: help run test lint check docs replay verify bench bench-sweep bench-ring prove-verify prove-linearizability mutants model fuzz lock clean
+.PHONY: help run test lint check docs replay verify bench bench-sweep bench-ring prove-verify prove-linearizability mutants model model-store fuzz lock clean
 
 help: ## list the verbs
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-21s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -76,6 +76,9 @@ prove-linearizability: $(READY) ## 1,000 histories of 16 clients at once, and wr
 
 model: .venv/ready ## play a million commands beside the reference model (half an hour), and write what came of it
 	@$(RUN) -m tests.differential --ops 1000000 --jobs $(JOBS) --write
+
+model-store: $(READY) ## the same through the store, with faults and clients at once (100,000 commands, half an hour)
+	@$(RUN) -m tests.differential --store --ops 100000 --jobs $(JOBS) --write
 
 # build, deploy, validate: what SAM does
 -include tools/sam.mk

@@ -11,17 +11,21 @@ shown with the least program and the fewest commands that lead to it:
 from __future__ import annotations
 
 import argparse
+import copy
 import importlib
 import json
+import logging
 import os
 import sys
+import uuid
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
-from functools import cache, partial
+from functools import partial
+from itertools import permutations
 from typing import Any, Final
 from unittest import mock
 
@@ -33,12 +37,15 @@ from loyalty.decisions import id_of
 from loyalty.lots import advance
 from loyalty.model import NEVER
 from tests import workers
+from tests.faults import Faults
 from tests.memory import MEMORY, MemoryTables
 from tests.reference import Model
-from tests.scenarios import KNOWN, Command, Document, Scenario, scenario
+from tests.scenarios import KNOWN, Command, Dice, Document, Scenario, scenario
+from tests.turns import Turns
 from tests.workers import BASE, SECRETS, Call, without_pause
 from tools.bench import told as told_in
-from tools.template import ROOT
+from tools.engine import Engine, Tables, create_tables
+from tools.template import ROOT, Template
 
 READINGS: Final[dict[str, Any]] = {
     "PAYMENT_NEEDS_ORDER": False,
@@ -67,10 +74,12 @@ type Told = dict[str, Any]
 
 
 class Product:
-    """The deployed handlers on tables in memory, at a time that is set."""
+    """The deployed handlers at a time that is set. `insists`: what was answered with 503 is sent
+    again, as clients are told to."""
 
-    def __init__(self) -> None:
+    def __init__(self, *, insists: bool = False) -> None:
         self.now = 0
+        self._insists = insists
         self.codes: dict[str, str] = {}
         self._versions = 0
 
@@ -83,27 +92,30 @@ class Product:
         self.now = now
         kind = command["kind"]
         if kind == "sweep":
-            sweep()
+            while not sweep():
+                assert self._insists, "an account was not swept"
             return {"ok": True}
         if kind == "publish":
             return self.publish(command["document"])
-        if "referrer" in command:
-            code = self.codes.get(command["referrer"], UNKNOWN)
-            command = {n: v for n, v in command.items() if n != "referrer"}
-            command["referral_code"] = code
-        call = call_of(command)
-        answer = _handler(call.module)(call.event(), None)
+        answer = self._sent(call_of(command))
         if kind == "enrol" and answer["statusCode"] == 201:
             self.codes[command["member_id"]] = json.loads(answer["body"])["referral_code"]
         return told(kind, answer)
 
     def publish(self, document: Document) -> Told:
-        call = workers.publish(document, self._versions or None)
-        answer = _handler("admin")(call.event(), None)
+        answer = self._sent(workers.publish(document, self._versions or None))
         if answer["statusCode"] != 200:
             raise AssertionError(answer["body"])
         self._versions = json.loads(answer["body"])["version"]
         return {"ok": True}
+
+    def _sent(self, call: Call) -> Any:
+        handler: Any = importlib.import_module(call.module).handler
+        for _ in range(workers.TRIES):
+            answer = handler(call.event(), None)
+            if answer["statusCode"] != 503 or not self._insists:
+                break
+        return answer
 
     def view(self, member_id: str, now: int) -> Told:
         """What a member has, and where."""
@@ -135,23 +147,42 @@ SUMS: Final = (
 )  # fmt: skip
 
 
+class Silent:
+    """In place of metrics."""
+
+    def __init__(self, namespace: str) -> None:
+        self.namespace = namespace
+
+    def add_metric(self, *_: object) -> None:
+        """Nobody looks at it."""
+
+    flush_metrics = add_metric
+
+
 @contextmanager
-def deployed(client: Any) -> Iterator[Product]:
+def deployed(
+    client: Any,
+    tables: Tables = MEMORY,
+    *,
+    insists: bool = False,
+    jitter: Callable[[], float] = lambda: 0.0,
+) -> Iterator[Product]:
     """The handlers on tables that this client reaches, which nobody has used before."""
-    product = Product()
+    product = Product(insists=insists)
     variables = {
-        **MEMORY.environment,
+        **tables.environment,
         "LOYALTY_SECRETS": SECRETS,
         "PROGRAM_DELAY_SECONDS": "0",
     }
     known = (edge.store, edge.secrets, edge.publish_delay)
-    settings = {"sleep": without_pause, "jitter": lambda: 0.0}
+    # Patience is measured by a clock that stands still: how busy the machine is changes nothing.
+    settings = {"sleep": without_pause, "jitter": jitter, "monotonic": lambda: 0.0}
     with (
         mock.patch.dict(os.environ, variables),
         mock.patch.object(store, "connect", return_value=client),
         mock.patch.object(edge, "Store", partial(store.Store, **settings)),
         mock.patch.object(edge, "clock", product.clock),
-        mock.patch.object(edge, "EphemeralMetrics", mock.MagicMock()),
+        mock.patch.object(edge, "EphemeralMetrics", Silent),
     ):
         for each in known:
             each.cache_clear()
@@ -162,20 +193,14 @@ def deployed(client: Any) -> Iterator[Product]:
                 each.cache_clear()
 
 
-def sweep() -> None:
-    """One message of the sweep, over everything."""
+def sweep() -> bool:
+    """One message of the sweep, over everything; whether all of it was done."""
     message = {"scheduled_time": "", "segment": 0, "segments": 1, "start": None}
     context = mock.Mock()
     context.get_remaining_time_in_millis.return_value = 900_000
     record = {"messageId": "1", "body": json.dumps(message)}
     answer = expire.handler({"Records": [record]}, context)
-    assert answer == {"batchItemFailures": []}, "an account was not swept"
-
-
-@cache
-def _handler(module: str) -> Callable[[Any, Any], Any]:
-    handler: Callable[[Any, Any], Any] = importlib.import_module(module).handler
-    return handler
+    return answer == {"batchItemFailures": []}
 
 
 def _iso(day: int) -> str | None:
@@ -218,7 +243,8 @@ def call_of(command: Command) -> Call:
         case "use_voucher":
             identity = id_of("r", body["redemption_id"])
             secrets = edge.secrets()
-            call = workers.use(voucher_code(secrets, secrets.current, PROGRAM, identity))
+            code = voucher_code(secrets, secrets.current, PROGRAM, identity)
+            call = workers.use(code, key)
         case "transfer":
             call = workers.transfer(str(key), **body)
         case "adjust":
@@ -346,10 +372,6 @@ class Naive:
         if kind == "enrol":
             own = self._codes.get(command["member_id"])
             command = command | {"own_code": own}
-            if "referrer" in command:
-                code = self._codes.get(command["referrer"], UNKNOWN)
-                command = {n: v for n, v in command.items() if n != "referrer"}
-                command["referral_code"] = code
         answer = self.model.do(command, now)
         self._complete(command, answer, now)
         if not answer["ok"]:
@@ -383,6 +405,14 @@ class Naive:
             member_id = self.model.resolved(member_id)
         if member_id in self._named and kind != "complete_profile":
             self.model.do({"kind": "complete_profile", "member_id": member_id}, now)
+
+    def copy(self) -> Naive:
+        """Another one that has seen the same."""
+        # Documents never change.
+        kept = {id(document): document for document in self.model.documents.values()}
+        other = copy.copy(self)
+        other.model, other._named = copy.deepcopy((self.model, self._named), kept)
+        return other
 
     def view(self, member_id: str, now: int) -> Told:
         shown = self.model.view(member_id, now)
@@ -464,6 +494,15 @@ class Tally:
         return self
 
 
+def coded(command: Command, codes: dict[str, str]) -> Command:
+    """The command with a referrer's code in place of the name."""
+    if "referrer" not in command:
+        return command
+    code = codes.get(command["referrer"], UNKNOWN)
+    rest = {name: value for name, value in command.items() if name != "referrer"}
+    return rest | {"referral_code": code}
+
+
 def concerned(command: Command) -> set[str]:
     """The members that a command names."""
     names = ("member_id", "from_member_id", "to_member_id", "into_member_id", "referrer")
@@ -481,6 +520,7 @@ def compared(
         product.publish(play.document)
         naive = Naive(play.document, READINGS, product.codes)
         for i, (now, command) in enumerate(play.steps):
+            command = coded(command, product.codes)
             ours, theirs = product.do(command, now), naive.do(command, now)
             if show:
                 show(f"{i:4} {rfc3339(now)} {json.dumps(command)}\n       {ours}")
@@ -497,6 +537,115 @@ def compared(
                     return Difference(i, f"what {member_id} has", ours, theirs)
     tally.programs += 1
     return None
+
+
+# Through the store: a real engine, broken calls, clients at once
+
+ALONE: Final = ("publish", "sweep")
+"""What no client does."""
+AT_ONCE: Final = 3
+"""Clients at most: all orders of what they did are looked at."""
+BROKEN: Final = 25
+"""So many of a thousand calls to the tables meet a fault."""
+
+
+def _groups(play: Scenario, dice: Dice) -> Iterator[list[Command | int]]:
+    """The commands in their order, some of them at once: [when the last is given, commands …]."""
+    group: list[Any] = []
+    for now, command in play.steps:
+        command = dict(command)
+        if command["kind"] == "check_in" and "key" not in command:
+            continue  # a repeat of it would be another one
+        if command["kind"] == "use_voucher":
+            command["key"] = f"use {len(group)} at {now}"
+        if group and (command["kind"] in ALONE or len(group) > AT_ONCE or dice.often(40)):
+            yield group
+            group = []
+        group = [now, *group[1:], command]
+        if command["kind"] in ALONE:
+            yield group
+            group = []
+    if group:
+        yield group
+
+
+def compared_through_the_store(
+    play: Scenario, seed: int, engine: Engine, tally: Tally
+) -> Difference | None:
+    """Carry the scenario out by clients at once on a real engine of which calls break, and find an
+    order of what they did at once in which the model says the same."""
+    dice = Dice(seed)
+    turns = Turns(dice)
+    client = workers.connect(engine.endpoint)
+    client.meta.events.register_first("before-send.dynamodb", lambda **_: turns.pause())
+    faults = Faults(client)
+    tables = create_tables(engine.endpoint, f"d{uuid.uuid4().hex[:12]}", Template.load())
+    members: set[str] = set()
+    with deployed(client, tables, insists=True, jitter=dice.random) as product:
+        product.now = play.steps[0][0]
+        product.publish(play.document)
+        naive = Naive(play.document, READINGS, product.codes)
+        step = 0
+        for now, *commands in _groups(play, dice):
+            together = [coded(command, product.codes) for command in commands]
+            faults.scatter(BROKEN, dice)
+            answers = turns.run([partial(product.do, command, now) for command in together])
+            faults.heal()
+            for command in together:
+                members |= concerned(command)
+            views = {member_id: product.view(member_id, now) for member_id in sorted(members)}
+            found = None
+            for order in permutations(range(len(together))):
+                other = naive.copy() if len(together) > 1 else naive
+                difference = _in_order(order, together, answers, views, other, now, step)
+                if difference is None:
+                    naive = other
+                    break
+                found = found or difference
+            else:
+                return found
+            step += len(together)
+            for command, answer in zip(together, answers, strict=True):
+                tally.done[command["kind"]] += 1
+                if not answer["ok"]:
+                    tally.refused[answer["code"]] += 1
+    tally.programs += 1
+    return None
+
+
+def _in_order(
+    order: Sequence[int],
+    commands: Sequence[Command],
+    answers: Sequence[Told],
+    views: dict[str, Told],
+    naive: Naive,
+    now: int,
+    step: int,
+) -> Difference | None:
+    """What differs if the commands were carried out in that order."""
+    for i in order:
+        theirs = naive.do(commands[i], now)
+        # A repeat after a lost answer is a replay, and its answer the first one's.
+        ours = {name: value for name, value in answers[i].items() if name != "replayed"}
+        theirs.pop("replayed", None)
+        if not same(ours, theirs):
+            return Difference(step + i, f"the answers to {commands[i]['kind']}", ours, theirs)
+    for member_id, ours in views.items():
+        theirs = naive.view(member_id, now)
+        if ours != theirs:
+            return Difference(step, f"what {member_id} has", ours, theirs)
+    return None
+
+
+def run_through_the_store(seeds: range, length: int = LENGTH) -> Tally:
+    """Compare the scenarios of these seeds through the store."""
+    tally = Tally()
+    with Engine() as engine:
+        for seed in seeds:
+            play = scenario(seed, length)
+            if compared_through_the_store(play, seed, engine, tally) is not None:
+                tally.differing.append(seed)
+    return tally
 
 
 # The least of a difference
@@ -574,12 +723,12 @@ def run(seeds: range, length: int = LENGTH) -> Tally:
     return tally
 
 
-def run_all(seeds: range, jobs: int) -> Tally:
+def run_all(play: Callable[[range], Tally], seeds: range, jobs: int) -> Tally:
     """The same in so many processes."""
     tally = Tally()
     chunks = [seeds[at : at + CHUNK] for at in range(0, len(seeds), CHUNK)]
     with ProcessPoolExecutor(jobs) as pool:
-        for done in pool.map(run, chunks):
+        for done in pool.map(play, chunks):
             tally += done
     return tally
 
@@ -607,17 +756,35 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--ops", type=int, help="commands in all (of one scenario: 100)")
     parser.add_argument("--first", type=int, default=1, help="the seed to begin with")
     parser.add_argument("--jobs", type=int, default=1, help="processes")
+    parser.add_argument(
+        "--store", action="store_true", help="on a real engine with faults, clients at once"
+    )
     parser.add_argument("--write", action="store_true", help="put the result into docs/proof.md")
     parser.add_argument("-v", "--verbose", action="store_true", help="show every command")
     options = parser.parse_args(arguments)
+    if options.store:
+        logging.disable(logging.CRITICAL)  # of requests that were shed: they are sent again
+    if options.seed is not None and options.store:
+        return _one_through_the_store(options.seed, options.ops or LENGTH)
     if options.seed is not None:
         return _one(options.seed, options.ops or LENGTH, verbose=options.verbose)
     count = -(-(options.ops or 10_000) // LENGTH)
-    tally = run_all(range(options.first, options.first + count), options.jobs)
-    told_in("model", summary(tally), write=options.write, document=DOCUMENT)
+    play = run_through_the_store if options.store else run
+    tally = run_all(play, range(options.first, options.first + count), options.jobs)
+    name = "store" if options.store else "model"
+    told_in(name, summary(tally), write=options.write, document=DOCUMENT)
+    how = "--store " if options.store else ""
     for seed in tally.differing[:20]:
-        print(f"python -m tests.differential --seed {seed}")
+        print(f"python -m tests.differential {how}--seed {seed}")
     return 1 if tally.differing else 0
+
+
+def _one_through_the_store(seed: int, length: int) -> int:
+    with Engine() as engine:
+        play = scenario(seed, length)
+        found = compared_through_the_store(play, seed, engine, Tally())
+    print(f"seed {seed}: no difference" if found is None else found)
+    return 0 if found is None else 1
 
 
 def _one(seed: int, length: int, *, verbose: bool) -> int:

@@ -60,17 +60,21 @@ CONDITIONS: Final = {
 }
 
 
-def _with(item: Item | None, key: Item, change: str, values: Values) -> Item:
-    number = {name: int(value["N"]) for name, value in values.items()}
+def _with(item: Item | None, key: Item, how: Any) -> Item:
+    values: Values = how["ExpressionAttributeValues"]
+    number = {name: int(value["N"]) for name, value in values.items() if "N" in value}
     before = dict(item or key)
-    match change:
+    match how["UpdateExpression"]:
         case "SET #l = #l - :n":
             return before | {"left": {"N": str(int(before["left"]["N"]) - number[":n"])}}
+        case "SET #l = #l - :n, #w = :w":
+            left = {"N": str(int(before["left"]["N"]) - number[":n"])}
+            return before | {"left": left, how["ExpressionAttributeNames"]["#w"]: values[":w"]}
         case "SET misses = misses + :one":
             return before | {"misses": {"N": str(int(before["misses"]["N"]) + number[":one"])}}
         case "SET #w = :window, misses = :one":
             return before | {"window": values[":window"], "misses": values[":one"]}
-    raise NotImplementedError(change)
+    raise NotImplementedError(how["UpdateExpression"])
 
 
 class MemoryTables:
@@ -114,7 +118,7 @@ class MemoryTables:
                 self._put(table, how["Item"])
             elif what == "Update":
                 self._update(table, how["Key"], how)
-            else:
+            elif what == "Delete":
                 key = how["Key"]
                 self._items[table][key["pk"]["S"]].pop(_sort(key), None)
         return {}
@@ -129,9 +133,12 @@ class MemoryTables:
             return {"Items": found[: how.get("Limit")]}
         partition = self._items[TableName][values[":p"]["S"]]
         begins = values.get(":v", {"S": ""})["S"]
+        bound = values.get(":s", {"S": ""})["S"]
         forward = how.get("ScanIndexForward", True)
         sorts = sorted((s for s in partition if s.startswith(begins)), reverse=not forward)
-        return {"Items": [partition[sort] for sort in sorts]}
+        if ":s" in values:
+            sorts = [s for s in sorts if (s > bound if forward else s < bound)]
+        return {"Items": [partition[sort] for sort in sorts[: how.get("Limit")]]}
 
     def scan(self, *, TableName: str, **how: Any) -> dict[str, Any]:
         """All accounts that are due or have a feast, as one page."""
@@ -169,8 +176,7 @@ class MemoryTables:
 
     def _update(self, table: str, key: Item, how: Any) -> None:
         item = self._found(table, key)
-        values = how["ExpressionAttributeValues"]
-        changed = _with(item, key, how["UpdateExpression"], values)
+        changed = _with(item, key, how)
         self._items[table][key["pk"]["S"]][_sort(key)] = changed
 
 

@@ -2,13 +2,30 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from typing import Any
+
 import pytest
 
+from loyalty import store
 from tests import differential
-from tests.differential import CHUNK, LENGTH, READINGS, compared, least, run, shown
+from tests.differential import (
+    CHUNK,
+    LENGTH,
+    READINGS,
+    Tally,
+    compared,
+    compared_through_the_store,
+    least,
+    run,
+    shown,
+)
 from tests.scenarios import KINDS, scenario
+from tools.engine import Engine
 
 CHUNKS = 10
+STORED = 10
+"""Scenarios that go through the store."""
 
 
 @pytest.mark.parametrize("chunk", range(CHUNKS))
@@ -44,3 +61,25 @@ def test_a_difference_is_found_and_made_small(monkeypatch: pytest.MonkeyPatch) -
 
 def test_a_scenario_is_the_same_for_the_same_seed() -> None:
     assert scenario(7, LENGTH) == scenario(7, LENGTH) != scenario(8, LENGTH)
+
+
+@pytest.mark.parametrize("seed", range(1, 1 + STORED))
+def test_clients_at_once_and_broken_calls_change_nothing_of_it(engine: Engine, seed: int) -> None:
+    tally = Tally()
+    found = compared_through_the_store(scenario(seed, LENGTH), seed, engine, tally)
+    assert found is None, f"python -m tests.differential --store --seed {seed}\n{found}"
+    assert sum(tally.done.values()) > 0.9 * LENGTH
+
+
+def test_a_store_that_forgets_its_condition_is_found_out(
+    engine: Engine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    put = store._put
+
+    def careless(table: str, item: Any, condition: Mapping[str, Any]) -> Any:
+        unseen = condition.get("ConditionExpression") == "n = :n"
+        return put(table, item, {} if unseen else condition)
+
+    monkeypatch.setattr(store, "_put", careless)
+    plays = ((seed, scenario(seed, LENGTH)) for seed in range(1, 1 + STORED))
+    assert any(compared_through_the_store(play, seed, engine, Tally()) for seed, play in plays)
