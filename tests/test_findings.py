@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from tests.differential import Product, Told, deployed
+from tests.differential import Product, Told, coded, deployed
 from tests.memory import MemoryTables
 from tests.programs import smallest
 from tests.strategies import DAY, HOUR, instant
@@ -28,7 +28,8 @@ class Shop:
         self.now = NOW
 
     def do(self, kind: str, **fields: Any) -> Told:
-        return self.product.do({"kind": kind, **fields}, self.now)
+        command = coded({"kind": kind, **fields}, self.product.codes)
+        return self.product.do(command, self.now)
 
     def enrol(self, member_id: str, **more: Any) -> Told:
         return self.do("enrol", member_id=member_id, **more)
