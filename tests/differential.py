@@ -396,12 +396,17 @@ class Naive:
     def _complete(self, command: Command, answer: Told, now: int) -> None:
         """Every change of a profile that is complete is looked at: rules may be new."""
         kind, ok = command["kind"], answer["ok"]
-        if not ok or kind not in ("complete_profile", "set_birthday", "enrol"):
+        if not ok or kind not in (
+            "complete_profile",
+            "set_birthday",
+            "set_groups",
+            "enrol",
+        ):
             return
         member_id = command["member_id"]
         if kind == "complete_profile":
             self._named.add(self.model.resolved(member_id))
-        elif kind == "set_birthday":
+        elif kind in ("set_birthday", "set_groups"):
             member_id = self.model.resolved(member_id)
         if member_id in self._named and kind != "complete_profile":
             self.model.do({"kind": "complete_profile", "member_id": member_id}, now)

@@ -1799,6 +1799,10 @@ class Model:
             return {"points": 0, "balance": balance(member)}
         event = self.event_of(member, "profile_completed", work.now)
         answer, _ = self.grant(work, member, event, None)
+        if not answer["points"]:
+            # It is paid once, not asked once: a later change of the profile may earn.
+            work.members.clear()
+            return {"points": 0, "balance": balance(self.members[member["member_id"]])}
         self.advance(member, work.now)
         return {**answer, "balance": balance(member)}
 
@@ -2559,11 +2563,18 @@ class Model:
         member = work.member(command["member_id"])
         most = (self.program.get("adjustments") or {}).get("second_person_above")
         if most is not None and abs(points) > most:
+            lapses_at = work.now + PROPOSAL_MS
+            if points > 0:
+                # What nobody could ever agree to is not proposed.
+                self.check_adjust(command, member, work)
+                if command.get("expires_on"):
+                    gone = self.midnight(date.fromisoformat(command["expires_on"]))
+                    lapses_at = min(lapses_at, gone)
             proposal = {
                 "command": dict(command),
                 "status": "proposed",
                 "settled_by": None,
-                "lapses_at": work.now + PROPOSAL_MS,
+                "lapses_at": lapses_at,
             }
             work.members.clear()
             work.adding.append(lambda: self.proposals.__setitem__(command["key"], proposal))
