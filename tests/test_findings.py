@@ -194,3 +194,17 @@ def test_a_partial_refund_gives_a_budget_back_what_it_takes(
     assert shop.refund("order", "one", 0)["points"] == 10
     # 50 were drawn, 10 came back: 20 are left, and no more.
     assert shop.buy("more", 9000, member_id="bob")["points"] == 20
+
+
+def test_what_went_by_inactivity_under_an_older_version_is_not_taken_twice(
+    open_shop: Callable[..., Shop],
+) -> None:
+    owed = {"refunds": {"shortfall": "debt"}}
+    shop = open_shop(expiry=[{"inactive_for": "P5D"}], **owed)
+    shop.buy("order", 700)
+    shop.now += 6 * DAY
+    shop.do("sweep")
+    later = smallest(rules=[PER_CENT], **owed) | {"program_id": "random"}
+    shop.do("publish", document=later)
+    back = shop.refund("order", "r")
+    assert (back["points"], back["expired_points"], back["debt"]) == (0, 7, 0)

@@ -751,7 +751,7 @@ def _expired(
     inactivity, beyond those `counted` just now. A lot shared with other events counts for this one
     first: in favour of the member.
     """
-    if not points or event is None or not _may_have_expired(draft, end):
+    if not points or event is None or not _may_have_expired(draft, event, end):
         return 0
     history = known.history
     if history is None or history.since > event.recorded_at:
@@ -792,6 +792,9 @@ def _is_later(known: Known, draft: Draft, event: Entry, entry: Entry) -> bool:
     )
 
 
-def _may_have_expired(draft: Draft, end: int) -> bool:
-    policies = draft.rulebook.program.expiry
-    return end <= draft.today or any(policy.inactive_for is not None for policy in policies)
+def _may_have_expired(draft: Draft, event: Entry, end: int) -> bool:
+    """Whether the history has to be asked; a version before this one may have let points go by
+    inactivity too."""
+    if end <= draft.today or event.version != draft.rulebook.version:
+        return True
+    return any(policy.inactive_for is not None for policy in draft.rulebook.program.expiry)
