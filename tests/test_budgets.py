@@ -15,7 +15,7 @@ from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
 from loyalty import edge
-from loyalty.budgets import SHARDS, Pool, allocate, rebalanced
+from loyalty.budgets import SHARDS, SLOTS, Pool, allocate, rebalanced, slot
 from loyalty.commands import Event
 from loyalty.dates import milliseconds
 from loyalty.limits import Usage
@@ -55,6 +55,33 @@ def test_a_draw_is_taken_in_full_from_as_few_shards_as_hold_it(
 def test_what_is_given_back_goes_to_the_shard_that_has_least(left: list[int], points: int) -> None:
     back = allocate(Pool(dict(enumerate(left)), whole=True), points)
     assert back == {left.index(min(left)): points}
+
+
+def test_a_draw_of_everything_takes_the_last_point_of_every_shard() -> None:
+    pool = Pool({0: 1, 1: 0, 2: 1, 3: -4}, whole=True)
+    assert allocate(pool, 2) == {0: 1, 2: 1}
+
+
+def test_nothing_is_taken_from_the_first_shard_that_lacks_nothing() -> None:
+    assert allocate(Pool({0: -1, 1: 5, 2: 3}, whole=True), 0) == {1: 0}
+
+
+@pytest.mark.parametrize(
+    ("whole", "drawn", "hidden"),
+    [(False, 9, False), (False, 10, True), (False, 11, True), (True, 9, False), (True, 10, False)],
+)
+def test_a_draw_of_all_that_was_seen_may_have_been_held_back_by_what_was_not(
+    whole: bool, drawn: int, hidden: bool
+) -> None:
+    assert Pool({0: 4, 5: 6}, whole).may_hide_more(drawn) is hidden
+
+
+def test_a_hold_is_remembered_in_the_first_free_slot_or_in_one_by_chance() -> None:
+    assert slot([], 0.99) == 0
+    assert slot([0, 1, 3], 0.99) == 2
+    taken = range(SLOTS)
+    chances = [0.0, 0.124, 0.125, 0.5, 0.874, 0.875, 0.999, 1.0]
+    assert [slot(taken, chance) for chance in chances] == [0, 0, 1, 4, 6, 7, 7, 7]
 
 
 @given(lefts, st.integers(-500, 500))

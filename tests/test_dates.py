@@ -19,6 +19,7 @@ from loyalty.dates import (
     day_number,
     from_day_number,
     from_milliseconds,
+    is_time_zone,
     local_date,
     milliseconds,
     minus,
@@ -96,6 +97,37 @@ def test_durations_count_back_by_the_same_rule() -> None:
     assert minus(on("2026-03-31"), Duration.parse("P1M")) == on("2026-02-28")
     assert minus(on("2024-03-31"), Duration.parse("P1M")) == on("2024-02-29")
     assert minus(on("2026-01-10"), Duration.parse("P14D")) == on("2025-12-27")
+
+
+def test_the_calendar_ends_with_its_first_and_its_last_day() -> None:
+    assert minus(on("0002-01-01"), Duration.parse("P1Y")) == date.min
+    assert plus(on("9998-12-31"), Duration.parse("P1Y")) == date.max
+    with pytest.raises(OverflowError):
+        minus(on("0001-12-31"), Duration.parse("P1Y"))
+    with pytest.raises(OverflowError):
+        plus(on("9999-01-31"), Duration.parse("P1Y"))
+    with pytest.raises(OverflowError):
+        plus(date.max, Duration.parse("P1D"))
+
+
+@pytest.mark.parametrize(
+    ("name", "there"),
+    [
+        ("Europe/Paris", True),
+        ("America/Argentina/Buenos_Aires", True),
+        ("UTC", True),
+        ("Etc/GMT+12", True),
+        ("Mars/Olympus", False),
+        ("Europe", False),  # a folder
+        ("Factory", False),  # stands for a clock that nobody has set
+        ("localtime", False),
+        ("posix/Europe/Paris", False),
+        ("../Europe/Paris", False),
+        ("", False),
+    ],
+)
+def test_a_time_zone_has_a_name_that_means_the_same_everywhere(name: str, there: bool) -> None:
+    assert is_time_zone(name) is there
 
 
 @given(DAYS, st.integers(0, 1200))
@@ -272,6 +304,9 @@ def test_every_instant_lies_in_its_own_local_day(at: datetime, zone: ZoneInfo) -
         # Samoa left out 30 December 2011: it has no instant, and the next one is its beginning.
         ("Pacific/Apia", "2011-12-30", "2011-12-30T10:00Z", 0),
         ("Pacific/Apia", "2011-12-31", "2011-12-30T10:00Z", 24),
+        # Toronto's clocks went from half past eleven in the evening to half past midnight.
+        ("America/Toronto", "1919-03-30", "1919-03-30T05:00Z", 23.5),
+        ("America/Toronto", "1919-03-31", "1919-03-31T04:30Z", 23.5),
     ],
 )
 def test_days_of_other_lengths(zone: str, day: str, begins: str, hours: float) -> None:

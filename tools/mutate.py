@@ -58,10 +58,10 @@ MODULES: Final = (
 (`wire`) are not in it."""
 
 TESTS: Final = (
-    "adjustments", "advice", "budgets", "catalog", "celebrations", "dates", "earning", "holds",
-    "laws", "lives", "lots", "members", "offers", "partial_refunds", "program", "redeeming",
-    "referrals", "refunds", "reproduction", "simulate", "tiers", "time", "transfers", "vouchers",
-    "waiting_refunds",
+    "account", "adjustments", "advice", "budgets", "catalog", "celebrations", "dates", "earning",
+    "holds", "laws", "limits", "lives", "lots", "members", "offers", "partial_refunds", "program",
+    "redeeming", "referrals", "refunds", "reproduction", "simulate", "tiers", "time", "transfers",
+    "vouchers", "waiting_refunds",
 )  # fmt: skip
 """Files with tests of pure decisions."""
 
@@ -104,8 +104,9 @@ _ARITHMETIC: Final[dict[type[ast.operator], type[ast.operator]]] = {
     ast.LShift: ast.RShift, ast.RShift: ast.LShift, ast.Pow: ast.Mult,
 }  # fmt: skip
 _CALLS: Final = {"min": "max", "max": "min", "any": "all", "all": "any", "sorted": "list"}
-_TEXTS: Final = {"Refusal", "Broken", "_refused", "KeyError", "ValueError", "TypeError"}
-"""Calls whose texts are for people: what they say is nobody's decision."""
+_TEXTS: Final = {"Refusal": 1, "_refused": 1, "Broken": 0, "OverflowError": 0, "limit_reached": 0}
+"""Calls whose texts are for people, which are nobody's decision: the argument before the text tells
+programs which refusal it is (1), or there is none (0)."""
 
 
 def changes(node: ast.AST) -> Iterator[tuple[str, ast.AST]]:
@@ -191,7 +192,9 @@ def _mutable(function: ast.FunctionDef) -> Iterator[ast.AST]:
             case ast.JoinedStr():
                 children = []
             case ast.Call(func=ast.Name(id=name)) if name in _TEXTS:
-                children = [*node.args[:1], *(keyword.value for keyword in node.keywords)]
+                text = _TEXTS[name]
+                others = [*node.args[:text], *node.args[text + 1 :]]
+                children = [*others, *(keyword.value for keyword in node.keywords)]
             case ast.Call(func=ast.Name(id="cast")):
                 children = [*node.args[1:]]
         pending.extend(reversed(children))

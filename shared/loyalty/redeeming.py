@@ -173,8 +173,9 @@ def obstacles(draft: Draft, known: Known, reward: Reward) -> Iterator[Refusal]:
     used_up = [x for x in reward.limits if _had(draft, usage, reward, x.per) >= x.times]
     if used_up:
         again = free_again((limit.per for limit in used_up), usage.on, program.zone)
-        detail = "You have had this reward as often as you may."
-        yield limit_reached(detail, again, draft.recorded_at)
+        yield limit_reached(
+            "You have had this reward as often as you may.", again, draft.recorded_at
+        )
     if reward.stock is not None and _left(draft, known, reward) < 1:
         yield Refusal("out_of_stock", "Nothing is left of this reward.")
     missing = cost(draft, reward) - draft.account.available

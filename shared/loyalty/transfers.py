@@ -124,8 +124,7 @@ def _within_limits(usage: Usage, terms: Transfers, points: int, sender: Draft) -
         again = free_again((m.per for m in full), usage.on, sender.rulebook.program.zone)
         if any(points > limit.points for limit in full):
             again = FOREVER
-        detail = "So many points may not be sent for now."
-        raise limit_reached(detail, again, sender.recorded_at)
+        raise limit_reached("So many points may not be sent for now.", again, sender.recorded_at)
 
 
 def _fresh(sender: Draft, known: Known, terms: Transfers) -> dict[Day, int]:
