@@ -150,8 +150,8 @@ def test_points_for_quantities_and_lines_count_whole_blocks_on_their_sum() -> No
         rule("units", earn={"points": 2, "per_quantity": 3}),
         rule("lines", earn={"points": 7, "per_line": 2}),
     )
-    # 2 + 5 units are two blocks of three; three lines are one block of two.
-    entry = basket(ledger, line(1) | {"quantity": 2}, line(1) | {"quantity": 4}, line(1))
+    # 2 + 5 + 1 units are two blocks of three; three lines are one block of two.
+    entry = basket(ledger, line(1) | {"quantity": 2}, line(1) | {"quantity": 5}, line(1))
     rows = why(ledger, entry)
     assert (rows["units"]["points"], rows["lines"]["points"]) == (4, 7)
     assert entry.points == 11
@@ -213,6 +213,15 @@ def test_products_brands_and_discounted_lines_must_all_match() -> None:
     assert earned(ledger, line(7, "A", brand_id="other")) == 0
     assert earned(ledger, line(7, "A", brand_id="acme", discounted=True)) == 0
     assert earned(ledger, line(7)) == 0
+
+
+def test_a_rule_may_name_products_categories_and_brands_at_once() -> None:
+    match = {"products": ["A"], "categories": ["beans"], "brands": ["acme"]}
+    ledger = shop(rule(match=match), rule("c", match={"categories": ["A", "acme"]}))
+    whole = line(7, "A", category_ids=["new", "beans"], brand_id="acme")
+    assert earned(ledger, whole) == 7
+    for missing in ("product_id", "category_ids", "brand_id"):
+        assert earned(ledger, {k: v for k, v in whole.items() if k != missing}) == 0
 
 
 # The base
@@ -359,8 +368,20 @@ def test_of_line_multipliers_the_most_specific_counts() -> None:
 
 
 def test_line_multipliers_touch_what_lines_earn_and_not_what_an_event_earns() -> None:
-    ledger = shop(rule(), rule("fixed", earn={"points": 10}), rule("x", earn={"multiply": 2}))
-    assert earned(ledger, line(100)) == 210
+    ledger = shop(
+        rule(),
+        rule("fixed", earn={"points": 10}),
+        rule("x", earn={"multiply": 2}),
+        campaigns=[
+            {"campaign_id": "all", "multiplier": 3},
+            {"campaign_id": "some", "multiplier": 5, "match": {"products": ["A"]}},
+        ],
+    )
+    entry = basket(ledger, line(100), line(10, "A"))
+    assert entry.points == 600 + 300 + 30
+    rows = why(ledger, entry)
+    assert [factor["multiplier"] for factor in rows["base"]["factors"]] == ["2", "3", "5"]
+    assert [factor["multiplier"] for factor in rows["fixed"]["factors"]] == ["3"]
 
 
 def test_a_multiplier_of_zero_takes_a_line_out() -> None:
@@ -436,6 +457,19 @@ def test_rules_after_a_last_one_are_not_evaluated() -> None:
     ]
     # Stopped by its condition it ends nothing.
     assert earned(ledger, line(99)) == 70
+
+
+def test_a_last_rule_ends_those_that_stand_far_behind_it() -> None:
+    def on(product: str, **more: Any) -> dict[str, Any]:
+        return rule(f"on-{product}", earn={"points": 1}, match={"products": [product]}, **more)
+
+    ledger = shop(on("a"), on("b", stacking="last"), *(on(name) for name in "cdefghij"))
+    rows = why(ledger, basket(ledger, line(1, "i"), line(1, "b"), line(1, "a")))
+    assert {name: row["reason"] for name, row in rows.items()} == {
+        "on-a": "granted",
+        "on-b": "granted",
+        **{f"on-{name}": "after_last" for name in "cdefghij"},
+    }
 
 
 # Limits
@@ -926,6 +960,15 @@ def test_every_number_of_an_answer_fits_64_bits() -> None:
         ({"hours": ["08:00-13:00", "22:00-02:00"]}, "hours"),
         ({"attributes": [{"name": "stars", "op": ">", "value": 4}]}, "attributes"),
         ({"attributes": [{"name": "none", "op": "==", "value": 4}]}, "attributes"),
+        (
+            {
+                "attributes": [
+                    {"name": "stars", "op": "==", "value": 4},
+                    {"name": "none", "op": "==", "value": 4},
+                ]
+            },
+            "attributes",
+        ),
         ({"min_amount": 101}, "min_amount"),
         ({"from": "2026-03-10", "until": "2026-03-10"}, "granted"),
         ({"from": "2026-03-10T13:00", "until": "2026-03-10T13:00"}, "granted"),
@@ -934,6 +977,7 @@ def test_every_number_of_an_answer_fits_64_bits() -> None:
         ({"groups": ["staff", "vip"]}, "granted"),
         ({"weekdays": ["tue"]}, "granted"),
         ({"hours": ["13:00-13:01"]}, "granted"),
+        ({"hours": ["08:00-11:00", "13:00-14:00"]}, "granted"),
         ({"attributes": [{"name": "stars", "op": ">=", "value": 4}]}, "granted"),
         ({"attributes": [{"name": "stars", "op": "in", "value": [1, 4]}]}, "granted"),
         ({"attributes": [{"name": "stars", "op": "!=", "value": "4"}]}, "granted"),
@@ -1037,6 +1081,14 @@ def test_rules_that_compare_with_true_and_with_1_keep_apart() -> None:
 def test_hours_may_wrap_midnight_and_end_before_their_end(at: str, holds: bool) -> None:
     ledger = shop(rule(trigger="review", earn={"points": 1}, when={"hours": ["22:00-02:00"]}))
     assert bool(review(ledger, instant(at, "Europe/Paris")).points) == holds
+
+
+@pytest.mark.parametrize(
+    ("at", "holds"), [("12:59", False), ("13:29", False), ("13:30", True), ("13:45", False)]
+)
+def test_hours_are_held_to_the_minute(at: str, holds: bool) -> None:
+    ledger = shop(rule(trigger="review", earn={"points": 1}, when={"hours": ["13:30-13:45"]}))
+    assert bool(review(ledger, instant(f"2026-03-11T{at}", "Europe/Paris")).points) == holds
 
 
 def test_until_with_a_time_includes_that_minute() -> None:

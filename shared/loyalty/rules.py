@@ -90,12 +90,11 @@ _PROGRAM_POINTS: Final = token("program", "points")
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Factor:
-    """A multiplier that applied: `kind` line, campaign or tier, and the id of what declares it.
+    """A multiplier that applied, and the id of the rule, campaign or tier that declares it.
 
     There is one object for each that a rulebook declares.
     """
 
-    kind: Literal["line", "campaign", "tier"]
     id: str
     multiplier: Fraction
 
@@ -419,9 +418,7 @@ class _Held:
 
     def concerned(self, basket: _Basket) -> Iterable[int]:
         """The places of sources that may count a line of the basket, or have more to say than that
-        they do not; all where there are no lines."""
-        if not basket.all:
-            return range(len(self.sources))
+        they do not."""
         found = set(self._always)
         tables = (basket.products, basket.categories, basket.brands)
         for places, table in zip(self._by_name, tables, strict=True):
@@ -436,7 +433,7 @@ class _Campaign:
     __slots__ = ("budget", "budget_id", "conditions", "factor", "matcher")
 
     def __init__(self, campaign: Campaign) -> None:
-        self.factor = Factor("campaign", campaign.campaign_id, campaign.multiplier)
+        self.factor = Factor(campaign.campaign_id, campaign.multiplier)
         self.conditions = (*_window(campaign), *_checks(campaign.when or When()))
         self.matcher = _Matcher(campaign.match) if campaign.match else None
         self.budget = campaign.budget
@@ -559,7 +556,7 @@ class Rulebook:
         self._campaigns = [_Campaign(campaign) for campaign in program.campaigns]
         levels = program.tiers.levels if program.tiers else ()
         self._tier_factors = {
-            level.tier_id: Factor("tier", level.tier_id, level.multiplier)
+            level.tier_id: Factor(level.tier_id, level.multiplier)
             for level in levels
             if level.multiplier != 1
         }
@@ -596,7 +593,7 @@ class Rulebook:
             stacking=source.stacking,
             priority=source.priority,
             gives=gives,
-            factor=None if multiplier is None else Factor("line", source.rule_id, multiplier),
+            factor=None if multiplier is None else Factor(source.rule_id, multiplier),
             tiered=source.tier_multiplier,
             conditions=self._shared(
                 source.when or When(), first_purchase=source.trigger == "first_purchase"
