@@ -19,13 +19,20 @@ from loyalty.budgets import SHARDS, SLOTS, Pool, allocate, rebalanced, slot
 from loyalty.commands import Event
 from loyalty.dates import milliseconds
 from loyalty.limits import Usage
-from loyalty.model import Account, NeedsBudgets
+from loyalty.model import MAX_POINTS, Account, NeedsBudgets
 from loyalty.program import parse
-from loyalty.rules import Evaluation, Rulebook
+from loyalty.rules import BUDGET_HIT, Evaluation, LimitHit, Rulebook
 from tests import workers
 from tests.faults import Fault
 from tests.programs import shop, smallest
-from tests.strategies import BEGINNINGS, EVENTS, PROGRAM_DOCUMENTS, SOME_GROUPS, local_date
+from tests.strategies import (
+    BEGINNINGS,
+    EVENTS,
+    PROGRAM_DOCUMENTS,
+    SOME_GROUPS,
+    local_date,
+    refused,
+)
 from tests.workers import NOON, Books, Clients, deployed, done, send, without_pause
 from tools import meter
 from tools.engine import Engine, Tables
@@ -199,6 +206,9 @@ def test_a_campaign_that_lowers_an_award_holds_as_long_as_its_budget_does() -> N
     )
     found = bought(document, 1000, {"campaign:lean": 100})
     assert (found.points, found.draws, found.hits) == (5, {}, ())
+    document["budget"] = {"points": 100}
+    found = bought(document, 1000, {"campaign:lean": 100, "program": 100})
+    assert (found.points, found.draws, found.hits) == (5, {"program": 5}, ())
 
 
 def test_the_programs_budget_caps_everything_and_its_campaigns_draw_no_more_than_was_given() -> (
@@ -209,13 +219,118 @@ def test_the_programs_budget_caps_everything_and_its_campaigns_draw_no_more_than
         campaigns=[campaign("spring", "3", budget={"points": 100})],
         budget={"points": 1000},
     )
+    found = bought(document, 1000, {"campaign:spring": 100, "program": 30})
+    assert (found.points, found.hits, found.left) == (30, (), {})
     found = bought(document, 1000, {"campaign:spring": 100, "program": 13})
-    assert found.points == 13
+    assert (found.points, found.hits, found.left) == (
+        13,
+        (LimitHit(BUDGET_HIT, 0),),
+        {"program": 13},
+    )
     assert found.draws == {"campaign:spring": 3, "program": 13}
     found = bought(document, 1000, {"campaign:spring": 100, "program": 7})
     assert (found.points, found.draws) == (7, {"program": 7})
     found = bought(document, 1000, {"campaign:spring": 100, "program": 0})
     assert (found.points, found.desired, found.draws) == (0, 30, {})
+
+
+def test_what_the_program_cannot_pay_its_last_campaign_gives_up_first() -> None:
+    document = smallest(
+        rules=[PER_EURO],
+        campaigns=[
+            campaign("spring", "2", budget={"points": 100}),
+            campaign("beans", "3", match={"categories": ["beans"]}, budget={"points": 100}),
+        ],
+        budget={"points": 1000},
+    )
+    # 10 without them, 10 and 40 because of them.
+    for left, drawn in ((60, (10, 40)), (30, (10, 10)), (20, (10, 0)), (15, (5, 0)), (10, (0, 0))):
+        budgets = {"campaign:spring": 100, "campaign:beans": 100, "program": left}
+        found = bought(document, 1000, budgets)
+        names = "campaign:spring", "campaign:beans"
+        assert tuple(found.draws.get(name, 0) for name in names) == drawn
+        assert found.points == found.draws["program"] == left
+
+
+def test_a_used_up_budget_has_nothing_left_and_a_lowered_one_no_less() -> None:
+    document = smallest(
+        rules=[PER_EURO], campaigns=[campaign("spring", "3", budget={"points": 100})]
+    )
+    for left in (0, -7):
+        found = bought(document, 1000, {"campaign:spring": left})
+        assert (found.points, found.left) == (10, {"campaign:spring": 0})
+
+
+def test_campaigns_with_and_without_a_budget_are_told_in_the_order_of_the_document() -> None:
+    document = smallest(
+        rules=[PER_EURO],
+        campaigns=[campaign("paid", "2", budget={"points": 100}), campaign("free", "3")],
+    )
+    for left, points in ((100, 60), (29, 59)):
+        found = bought(document, 1000, {"campaign:paid": left})
+        assert found.points == points
+        assert [factor.id for factor in found.rows[0].factors] == ["paid", "free"]
+
+
+def test_a_campaign_that_has_ended_is_no_factor_even_where_a_limit_hides_that() -> None:
+    document = smallest(
+        rules=[PER_EURO],
+        campaigns=[
+            campaign("over", "2", budget={"points": 100}),
+            campaign("on", "5", budget={"points": 100}),
+        ],
+        limits=[{"points": 10, "per": "transaction"}],
+    )
+    found = bought(document, 800, {"campaign:over": 0, "campaign:on": 100})
+    assert (found.points, found.draws) == (10, {"campaign:on": 2})
+    assert [factor.id for factor in found.rows[0].factors] == ["on"]
+
+
+@pytest.mark.parametrize(
+    ("mode", "amounts", "points", "campaigns"),
+    [
+        ("floor", (15, 5, 1), [2, 0, 0], []),
+        ("ceil", (9, 1, 2), [1, 0, 1], []),
+        ("ceil", (9, 1, 2), [1, 0, 1], [campaign("over", "2", budget={"points": 100})]),
+    ],
+)
+def test_a_budget_that_is_enough_moves_no_point_from_line_to_line(
+    mode: str, amounts: tuple[int, ...], points: list[int], campaigns: list[dict[str, Any]]
+) -> None:
+    products = [f"P{i}" for i in range(len(amounts))]
+    document = smallest(
+        rules=[
+            {
+                "rule_id": product,
+                "trigger": "purchase",
+                "earn": {"points": 1, "per_amount": 10},
+                "match": {"products": [product]},
+            }
+            for product in products
+        ],
+        rounding={"mode": mode},
+        budget={"points": 100},
+        campaigns=campaigns,
+    )
+    lines = [
+        {"line_id": product, "quantity": 1, "amount": amount, "product_id": product}
+        for product, amount in zip(products, amounts, strict=True)
+    ]
+    event = {
+        "event_id": "order",
+        "type": "purchase",
+        "member_id": "ann",
+        "purchase": {"currency": "EUR", "lines": lines},
+    }
+    found = decided(document, event, NOW, {"program": 2, "campaign:over": 0})
+    assert list(found.line_points) == points
+
+
+def test_one_event_earns_no_more_than_the_ledger_holds_whoever_it_is_for() -> None:
+    document = smallest(rules=[{**PER_EURO, "earn": {"points": 2, "per_amount": 1}}])
+    assert bought(document, MAX_POINTS // 2, {}).points == MAX_POINTS
+    with refused("too_many_points"):
+        bought(document, MAX_POINTS // 2 + 1, {})
 
 
 def test_a_budget_in_money_is_what_the_points_are_worth() -> None:

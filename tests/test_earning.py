@@ -14,7 +14,8 @@ from loyalty.dates import rfc3339
 from loyalty.model import Entry, Refusal
 from loyalty.program import parse
 from loyalty.projections import Explained, awarded, checked_in
-from loyalty.rules import Rulebook, decimal, spread
+from loyalty.refunds import Given
+from loyalty.rules import Rulebook, decimal, explain, spread
 from tests.programs import smallest
 from tests.strategies import (
     BASKETS,
@@ -27,6 +28,7 @@ from tests.strategies import (
     SECOND,
     Ledger,
     instant,
+    number,
     refused,
 )
 
@@ -367,6 +369,14 @@ def test_of_line_multipliers_the_most_specific_counts() -> None:
     ]
 
 
+def test_of_equal_line_multipliers_the_first_of_the_document_counts() -> None:
+    doubles = [rule(name, earn={"multiply": 2}) for name in ("one", "two", "three")]
+    ledger = shop(rule(), *doubles)
+    entry = basket(ledger, line(100))
+    assert entry.points == 200
+    assert [factor["rule_id"] for factor in why(ledger, entry)["base"]["factors"]] == ["one"]
+
+
 def test_line_multipliers_touch_what_lines_earn_and_not_what_an_event_earns() -> None:
     ledger = shop(
         rule(),
@@ -464,9 +474,11 @@ def test_a_last_rule_ends_those_that_stand_far_behind_it() -> None:
         return rule(f"on-{product}", earn={"points": 1}, match={"products": [product]}, **more)
 
     ledger = shop(on("a"), on("b", stacking="last"), *(on(name) for name in "cdefghij"))
-    rows = why(ledger, basket(ledger, line(1, "i"), line(1, "b"), line(1, "a")))
+    entry = basket(ledger, line(1, "i"), line(1, "b"))
+    rows = why(ledger, entry)
+    assert entry.points == 1
     assert {name: row["reason"] for name, row in rows.items()} == {
-        "on-a": "granted",
+        "on-a": "no_matching_line",
         "on-b": "granted",
         **{f"on-{name}": "after_last" for name in "cdefghij"},
     }
@@ -1122,6 +1134,75 @@ def test_attributes_that_no_rule_names_are_not_stored() -> None:
 
 
 # An award whole
+
+
+@pytest.mark.parametrize("scope", ["award", "rule", "line"])
+def test_what_each_rule_gave_for_each_line_is_told_again_by_the_explanation(scope: str) -> None:
+    """Also where a multiplier did not apply, and where a rule was refused by its limit."""
+    ledger = Ledger(
+        smallest(
+            rules=[
+                rule("fixed", earn={"points": 9}),
+                rule("base", earn=per(1, 10)),
+                rule("tea", earn={"multiply": 2}, match={"products": ["TEA"]}),
+                rule("web", earn={"multiply": 5}, when={"channels": ["web"]}),
+                rule(
+                    "most",
+                    earn=per(1, 7),
+                    limits=[{"points": 1, "per": "transaction", "over": "refuse"}],
+                ),
+                rule("plain", earn=per(1, 13), tier_multiplier=False),
+            ],
+            campaigns=[
+                {"campaign_id": "off", "multiplier": 7, "until": "2026-01-01"},
+                {"campaign_id": "all", "multiplier": "1.5"},
+                {"campaign_id": "some", "multiplier": 3, "match": {"products": ["MILK"]}},
+            ],
+            tiers={
+                "qualify_by": "points",
+                "window": "lifetime",
+                "levels": [{"tier_id": "base", "name": "Base", "at": 0, "multiplier": "1.1"}],
+            },
+            rounding={"scope": scope},
+        )
+    )
+    ledger.enrol(NOW - HOUR)
+    entry = basket(ledger, line(195, "TEA"), line(97, "MILK"), line(13), line(7))
+    rows = {index: points for index, _, points, *_ in entry.explanation["g"]}
+    event = Given.by(ledger.rulebook, entry).event
+    shares = ledger.rulebook.shares(event, entry.occurred_at, entry.explanation)
+    assert {share.index: share.points for share in shares} == {k: n for k, n in rows.items() if n}
+    assert [share.index for share in shares if share.fixed] == [0]
+    lines = [sum(share.lines.get(i, 0) for share in shares) for i in range(4)]
+    assert lines == by_line(entry)
+    assert sum(lines) == entry.points
+
+
+def test_a_refused_rule_takes_part_in_the_rounding_of_its_lines() -> None:
+    limits = [{"points": 1, "per": "transaction", "over": "refuse"}]
+    ledger = shop(
+        rule("none", earn=per(1, 2), limits=limits),
+        rule("base", earn=per(1, 2)),
+        rounding={"scope": "line"},
+    )
+    entry = basket(ledger, line(3), line(4))
+    shares = ledger.rulebook.shares(
+        Given.by(ledger.rulebook, entry).event, entry.occurred_at, entry.explanation
+    )
+    assert [sum(share.lines.get(i, 0) for share in shares) for i in range(2)] == by_line(entry)
+
+
+def test_an_explanation_of_another_version_is_a_defect_shown_loudly() -> None:
+    ledger = shop(rule(), rule("more"))
+    entry = basket(ledger, line(100))
+    later = Rulebook(parse(smallest(rules=[rule()])), 2)
+    event = Given.by(ledger.rulebook, entry).event
+    with pytest.raises(ValueError):
+        later.reasons("purchase", "++")
+    with pytest.raises(ValueError):
+        later.shares(event, entry.occurred_at, entry.explanation)
+    with pytest.raises(ValueError):
+        explain(later, entry.explanation, "purchase", number("2026-03-10"))
 
 
 def test_an_award_explains_itself_to_the_last_date() -> None:

@@ -712,22 +712,23 @@ class Rulebook:
         nobody = Account(program_id=self.program.program_id, member_id=event.member_id)
         moment = _Moment(self.program, nobody, event, occurred_at)
         codes = _unpacked(stored["r"])
-        granted = {row[0]: row for row in stored.get("g", ())}
+        rows = stored.get("g", ())
+        granted = {index: points for index, _, points, *_ in rows}
         held = self._held.get(event.type, _NOTHING)
         fired = [
             (source, source.matcher(moment.basket))
             for source, code in zip(held.sources, codes, strict=True)
             if code == _GRANTED or source.index in granted
         ]
-        told = {factor for row in granted.values() for factor in row[3:]}
-        campaigns = sorted(int(factor[1:]) for factor in told if factor[0] == "c")
+        told = {factor for row in rows for factor in row[3:]}
+        campaigns = [int(factor[1:]) for factor in told if factor[0] == "c"]
         tier = next((self._tier_factors[t[1:]] for t in told if t[0] == "t"), None)
         multiplied = self._line_multipliers(moment, fired)
         parts = self._parts(moment, fired, multiplied, campaigns, tier)
         by_line = self._round_first(parts, moment.basket)
         shares = []
         for p, part in enumerate(parts):
-            points = granted.get(part.source.index, (0, 0, 0))[2]
+            points = granted.get(part.source.index)
             if points:
                 lines = _on_lines(part, points, by_line[p] if by_line else None, moment.basket)
                 shares.append(Share(part.source.index, points, part.weights is None, dict(lines)))
@@ -888,7 +889,6 @@ class Rulebook:
         draws: dict[str, int] = {}
         desired = worked.desired
         running = [k for k in live if k not in limited]
-        allowed = before = 0
         if limited:
             allowed = before = self._work(moment, fired, multiplied, running, usage).total
         else:
