@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from datetime import date
 from fractions import Fraction
 from typing import Any
 
@@ -10,12 +11,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
+from loyalty import rules
 from loyalty.dates import rfc3339
+from loyalty.limits import Usage, token
 from loyalty.model import Entry, Refusal
 from loyalty.program import parse
 from loyalty.projections import Explained, awarded, checked_in
 from loyalty.refunds import Given
-from loyalty.rules import Rulebook, decimal, explain, spread
+from loyalty.rules import Rulebook, colliding, decimal, explain, reasons_of, spread
 from tests.programs import smallest
 from tests.strategies import (
     BASKETS,
@@ -396,7 +399,11 @@ def test_line_multipliers_touch_what_lines_earn_and_not_what_an_event_earns() ->
 
 def test_a_multiplier_of_zero_takes_a_line_out() -> None:
     ledger = shop(rule(), rule("none", earn={"multiply": 0}, match={"products": ["A"]}))
-    assert by_line(basket(ledger, line(100, "A"), line(50, "B"))) == [0, 50]
+    entry = basket(ledger, line(100, "A"), line(50, "B"))
+    assert by_line(entry) == [0, 50]
+    assert why(ledger, entry)["base"]["factors"] == [
+        {"kind": "line", "rule_id": "none", "multiplier": "0"}
+    ]
 
 
 def test_of_exclusive_rules_the_one_of_highest_priority_counts_alone() -> None:
@@ -928,6 +935,14 @@ def test_a_factor_is_shown_as_it_was_written(number: Any) -> None:
 # Size
 
 
+@pytest.mark.parametrize(
+    ("number", "written"),
+    [(0, "0"), (2, "2"), ("1.5", "1.5"), ("0.05", "0.05"), ("-1.5", "-1.5"), (-3, "-3")],
+)
+def test_decimals_are_written_without_what_they_do_not_need(number: Any, written: str) -> None:
+    assert decimal(Fraction(number)) == written
+
+
 def test_an_award_of_the_most_points_is_granted_and_more_is_refused() -> None:
     most = 10**15
     assert earned(shop(rule()), line(most)) == most
@@ -1136,8 +1151,14 @@ def test_attributes_that_no_rule_names_are_not_stored() -> None:
 # An award whole
 
 
+BASKET_PRICES = [(195, 97, 13, 7), (20, 30, 40, 50), (7, 9, 11, 13), (199, 1, 199, 1)]
+
+
 @pytest.mark.parametrize("scope", ["award", "rule", "line"])
-def test_what_each_rule_gave_for_each_line_is_told_again_by_the_explanation(scope: str) -> None:
+@pytest.mark.parametrize("prices", BASKET_PRICES)
+def test_what_each_rule_gave_for_each_line_is_told_again_by_the_explanation(
+    scope: str, prices: tuple[int, ...]
+) -> None:
     """Also where a multiplier did not apply, and where a rule was refused by its limit."""
     ledger = Ledger(
         smallest(
@@ -1155,19 +1176,19 @@ def test_what_each_rule_gave_for_each_line_is_told_again_by_the_explanation(scop
             ],
             campaigns=[
                 {"campaign_id": "off", "multiplier": 7, "until": "2026-01-01"},
-                {"campaign_id": "all", "multiplier": "1.5"},
                 {"campaign_id": "some", "multiplier": 3, "match": {"products": ["MILK"]}},
             ],
             tiers={
                 "qualify_by": "points",
                 "window": "lifetime",
-                "levels": [{"tier_id": "base", "name": "Base", "at": 0, "multiplier": "1.1"}],
+                "levels": [{"tier_id": "base", "name": "Base", "at": 0, "multiplier": "2.3"}],
             },
             rounding={"scope": scope},
         )
     )
     ledger.enrol(NOW - HOUR)
-    entry = basket(ledger, line(195, "TEA"), line(97, "MILK"), line(13), line(7))
+    products = ["MILK", "TEA", "SALT", "MILK"]
+    entry = basket(ledger, *map(line, prices, products))
     rows = {index: points for index, _, points, *_ in entry.explanation["g"]}
     event = Given.by(ledger.rulebook, entry).event
     shares = ledger.rulebook.shares(event, entry.occurred_at, entry.explanation)
@@ -1190,6 +1211,144 @@ def test_a_refused_rule_takes_part_in_the_rounding_of_its_lines() -> None:
         Given.by(ledger.rulebook, entry).event, entry.occurred_at, entry.explanation
     )
     assert [sum(share.lines.get(i, 0) for share in shares) for i in range(2)] == by_line(entry)
+
+
+def test_what_is_for_the_event_and_what_is_for_lines_are_rounded_beside_each_other() -> None:
+    ledger = shop(
+        rule("fixed", earn={"points": 10}),
+        rule("base", earn=per(1, 100)),
+        rounding={"scope": "line"},
+    )
+    assert earned(ledger, line(250), line(199)) == 13
+
+
+def test_a_limit_per_transaction_comes_before_those_of_windows() -> None:
+    limits = [{"points": 5, "per": "day"}, {"points": 8, "per": "transaction"}]
+    ledger = shop(rule(limits=limits))
+    entry = basket(ledger, line(10))
+    told = awarded(ledger.rulebook, entry)
+    assert (entry.points, why(ledger, entry)["base"]["reason"]) == (5, "granted")
+    assert [limit["per"] for limit in told["limited_by"]] == ["transaction", "day"]
+    assert {limit["rule_id"] for limit in told["limited_by"]} == {"base"}
+
+
+def test_where_windows_do_not_count_limits_per_transaction_still_do() -> None:
+    limits = [{"points": 5, "per": "day"}, {"points": 8, "per": "transaction"}]
+    ledger = shop(rule(limits=limits))
+    event = Given.by(ledger.rulebook, basket(ledger, line(10))).event
+    account = ledger.account
+    assert account
+    usage = Usage(account, date(2026, 3, 10), ledger.program.zone, None, free=True)
+    assert ledger.rulebook.evaluate(account, event, NOW, usage).points == 8
+
+
+def test_of_two_windows_the_one_with_less_left_counts() -> None:
+    ledger = shop(rule(limits=[{"points": 10, "per": "day"}, {"points": 8, "per": "week"}]))
+    assert earned(ledger, line(12)) == 8
+
+
+def test_what_a_limit_has_refused_is_told_as_desired() -> None:
+    limits = [{"points": 5, "per": "day", "over": "refuse"}]
+    ledger = shop(rule(limits=limits), rule("other", when={"channels": ["web"]}))
+    rows = why(ledger, basket(ledger, line(12)))
+    assert [(row["reason"], row["points"], row["desired_points"]) for row in rows.values()] == [
+        ("limit", 0, 12),
+        ("channel", 0, 0),
+    ]
+
+
+def test_a_rule_may_have_a_cooldown_and_a_frequency() -> None:
+    often = [{"every": "PT4H"}, {"times": 2, "per": "day"}]
+    ledger = shop(rule(trigger="review", earn={"points": 3}, frequency=often))
+    points = [review(ledger, NOW + n * HOUR).points for n in (0, 3, 4, 8)]
+    assert points == [3, 0, 3, 0]
+    at = instant("2026-03-11T00:00", "Europe/Paris")
+    assert [review(ledger, at).points, review(ledger, at + 4 * HOUR - 1).points] == [3, 0]
+
+
+def test_counters_have_the_names_that_publishing_compares() -> None:
+    ledger = shop(
+        rule(limits=[{"points": 90, "per": "day"}], frequency=[{"times": 9, "per": "ever"}]),
+        limits=[{"points": 900, "per": "ever"}],
+    )
+    counts = {(count.per, count.name): count.by for count in basket(ledger, line(7)).counts}
+    assert counts == {
+        ("day", token("points", "base")): 7,
+        ("ever", token("times", "base")): 1,
+        ("ever", token("program", "points")): 7,
+        ("ever", token("once", "first_purchase")): 1,
+    }
+
+
+@pytest.mark.parametrize(
+    "other",
+    [
+        ("program", "transfers"),
+        ("once", "first_purchase"),
+        ("once", "anniversary"),
+        ("reward", "mug"),
+        ("points", "base"),
+        ("times", "base"),
+        ("location", "here"),
+    ],
+)
+@pytest.mark.parametrize("one", [("program", "points"), ("program", "transfers")])
+def test_no_two_counters_may_share_a_name(
+    one: tuple[str, str], other: tuple[str, str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    program = parse(
+        smallest(
+            rules=[rule()],
+            rewards=[{"reward_id": "mug", "kind": "product", "cost": 9}],
+            locations=[{"location_id": "here"}],
+        )
+    )
+    assert colliding(program) is None
+
+    def alike(*pair: str) -> str:
+        return "same" if pair in (one, other) else " ".join(pair)
+
+    monkeypatch.setattr(rules, "token", alike)
+    assert colliding(program) == ((one[1], other[1]) if one != other else None)
+
+
+def test_an_explanation_is_stored_in_a_few_characters() -> None:
+    ledger = shop(
+        *(rule(name, match={"products": [name]}) for name in "abc"),
+        rule("d"),
+        *(rule(name, when={"channels": ["web"]}) for name in "ef"),
+        campaigns=[{"campaign_id": "spring", "multiplier": 3, "budget": {"points": 10}}],
+    )
+    stored = basket(ledger, line(4)).explanation
+    assert stored == {
+        "r": "3l+2c",
+        "g": [[3, 12, 12, "c0"]],
+        "b": {"campaign:spring": 8},
+    }
+    assert list(reasons_of(ledger.rulebook, stored, "purchase").values()) == [
+        *["no_matching_line"] * 3,
+        "granted",
+        *["channel"] * 2,
+    ]
+    cut = basket(ledger, line(4))
+    assert cut.explanation == {
+        "r": "3l+2c",
+        "g": [[3, 12, 6, "c0"]],
+        "d": 12,
+        "b": {"campaign:spring": 2},
+        "u": {"campaign:spring": 2},
+        "l": [[-2, 0]],
+    }
+    assert awarded(ledger.rulebook, cut)["limited_by"] == [
+        {"scope": "campaign", "campaign_id": "spring"}
+    ]
+
+
+def test_the_programs_budget_is_named_among_what_has_cut_an_award() -> None:
+    ledger = shop(rule(), budget={"points": 10})
+    entry = basket(ledger, line(12))
+    assert entry.points == 10
+    assert awarded(ledger.rulebook, entry)["limited_by"] == [{"scope": "budget"}]
 
 
 def test_an_explanation_of_another_version_is_a_defect_shown_loudly() -> None:
