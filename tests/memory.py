@@ -9,15 +9,17 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Callable
-from typing import Any, Final
+from types import SimpleNamespace
+from typing import Any, Final, Self
 
 from botocore.exceptions import ClientError
 
 from loyalty.wire import Item
-from tests.strategies import INDEXED
 from tools.engine import Tables
 
 MEMORY: Final = Tables("accounts", "ledger", "records")
+INDEXED: Final = frozenset({"pk", "sk", *"mnkpborvwcx"})
+"""What the index of the history gives back of an entry."""
 
 type Values = dict[str, dict[str, Any]]
 
@@ -78,13 +80,15 @@ def _with(item: Item | None, key: Item, how: Any) -> Item:
 
 
 class MemoryTables:
-    """Three empty tables, in place of a DynamoDB client of the store."""
+    """Empty tables, in place of a DynamoDB client of the store. Hooks on it are never called."""
+
+    meta: Final = SimpleNamespace(events=SimpleNamespace(register=lambda *_, **__: None))
 
     def __init__(self) -> None:
         self._items: defaultdict[str, defaultdict[str, dict[str, Item]]] = defaultdict(
             lambda: defaultdict(dict)
         )
-        self._history: defaultdict[str, list[Item]] = defaultdict(list)
+        self._history: defaultdict[tuple[str, str], list[Item]] = defaultdict(list)
 
     def get_item(self, *, TableName: str, Key: Item, **_: Any) -> dict[str, Any]:
         item = self._found(TableName, Key)
@@ -125,8 +129,9 @@ class MemoryTables:
 
     def query(self, *, TableName: str, **how: Any) -> dict[str, Any]:
         values = how["ExpressionAttributeValues"]
+        forward = how.get("ScanIndexForward", True)
         if how.get("IndexName") == "history":
-            found = self._history[values[":m"]["S"]][::-1]
+            found = self._history[TableName, values[":m"]["S"]][:: 1 if forward else -1]
             if ":n" in values:
                 below = int(values[":n"]["N"])
                 found = [item for item in found if int(item["n"]["N"]) < below]
@@ -134,14 +139,15 @@ class MemoryTables:
         partition = self._items[TableName][values[":p"]["S"]]
         begins = values.get(":v", {"S": ""})["S"]
         bound = values.get(":s", {"S": ""})["S"]
-        forward = how.get("ScanIndexForward", True)
         sorts = sorted((s for s in partition if s.startswith(begins)), reverse=not forward)
         if ":s" in values:
             sorts = [s for s in sorts if (s > bound if forward else s < bound)]
         return {"Items": [partition[sort] for sort in sorts[: how.get("Limit")]]}
 
     def scan(self, *, TableName: str, **how: Any) -> dict[str, Any]:
-        """All accounts that are due or have a feast, as one page."""
+        """All accounts that are due or have a feast, or all there is, as one page."""
+        if "FilterExpression" not in how:
+            return {"Items": [i for each in self._items[TableName].values() for i in each.values()]}
         values = how["ExpressionAttributeValues"]
         today = int(values[":t"]["N"])
         feasts = [day for name, day in values.items() if name != ":t"]
@@ -155,6 +161,9 @@ class MemoryTables:
                 or item.get("z") in feasts
             ]
         }
+
+    def get_paginator(self, operation: str) -> Any:
+        return SimpleNamespace(paginate=lambda **how: [getattr(self, operation)(**how)])
 
     def _found(self, table: str, key: Item) -> Item | None:
         return self._items[table][key["pk"]["S"]].get(_sort(key))
@@ -170,14 +179,37 @@ class MemoryTables:
 
     def _put(self, table: str, item: Item) -> None:
         self._items[table][item["pk"]["S"]][_sort(item)] = item
-        if table == MEMORY.ledger and "m" in item:
+        if table.endswith(MEMORY.ledger) and "m" in item:
             shown = {name: value for name, value in item.items() if name in INDEXED}
-            self._history[item["m"]["S"]].append(shown)
+            self._history[table, item["m"]["S"]].append(shown)
 
     def _update(self, table: str, key: Item, how: Any) -> None:
         item = self._found(table, key)
         changed = _with(item, key, how)
         self._items[table][key["pk"]["S"]][_sort(key)] = changed
+
+
+class MemoryEngine:
+    """In place of the engine, for tests of what the service decides."""
+
+    endpoint: Final = "memory"
+
+    def __init__(self) -> None:
+        self._tables = MemoryTables()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        pass
+
+    def client(self, **_: Any) -> MemoryTables:
+        return self._tables
+
+
+def memory_tables(_endpoint: str, prefix: str, *_: Any, **__: Any) -> Tables:
+    """In place of `create_tables`."""
+    return Tables(f"{prefix}-accounts", f"{prefix}-ledger", f"{prefix}-records")
 
 
 def _sort(key: Item) -> str:

@@ -34,6 +34,7 @@ from loyalty.program import parse
 from loyalty.redeeming import Spending
 from loyalty.rules import Rulebook
 from loyalty.wire import Item, account_item, account_of, entry_item, entry_of, sealed_hash
+from tests.memory import INDEXED
 
 SECRETS: Final = Secrets({1: b"a secret of these tests"})
 
@@ -87,9 +88,6 @@ def refused(code: str, **more: Any) -> Iterator[None]:
 
 
 # A member's ledger in memory
-
-INDEXED: Final = frozenset({"pk", "sk", *"mnkpborvwcx"})
-"""What the index of the history gives back of an entry."""
 
 
 class NotDue(Exception):

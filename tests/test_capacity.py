@@ -19,8 +19,9 @@ from loyalty.model import Account
 from loyalty.program import publishable
 from loyalty.wire import account_item, entry_item, entry_of
 from tests import workers
+from tests.memory import INDEXED
 from tests.programs import shop, smallest
-from tests.strategies import INDEXED, Ledger
+from tests.strategies import Ledger
 from tests.workers import NOON, Books, Call, deployed, done, put_all, send, without_pause
 from tools import meter
 from tools.engine import Engine, Tables
