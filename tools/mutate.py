@@ -4,10 +4,11 @@
 
 Every function of the domain is mutated: comparisons, arithmetic, constants, conditions, returned
 values, calls that are left out. The tests are collected once; a first run notes which functions
-each of them calls. Those that want tables get them in memory. Then each mutant gets a child process in which the function's code is swapped
-(every importer holds the same function object) and the tests that call it run, the most specific
-first, until one fails. A mutant that no test fails for has survived; those that behave like the
-original are listed in tools/mutants.toml, each with the reason.
+each of them calls. Those that want tables get them in memory. Then each mutant gets a child process
+in which the function's code is swapped (every importer holds the same function object) and the
+tests that call it run, the most specific first, until one fails. A mutant that no test fails for
+has survived; those that behave like the original are listed in tools/mutants.toml, each with the
+reason.
 
 Libraries for this reload the code for each mutant and leave out decorated functions, which took
 them hours here where this takes minutes.
