@@ -12,9 +12,16 @@ from typing import Any
 import pytest
 
 import publish
-from loyalty import edge
+from loyalty import adjusting, edge
+from loyalty.commands import Adjustment
+from loyalty.dates import milliseconds
+from loyalty.decisions import Guard, Record
+from loyalty.model import Account, Known
+from loyalty.program import parse
+from loyalty.rules import Rulebook
 from tests import workers
-from tests.programs import shop
+from tests.programs import shop, smallest
+from tests.strategies import instant
 from tests.workers import BASE, NOON, Books, Call, Clients, done, send
 from tools import meter
 from tools.engine import Engine, Tables
@@ -79,6 +86,7 @@ def test_points_are_taken_in_spending_order_and_never_more_than_there_are(house:
     refused = send(adjust(-41, "three"))
     assert (refused.status, refused.body["missing_points"]) == (409, 1)
     assert house.balance() == 40
+    assert done(adjust(-40, "four"))["balance"] == 0
 
 
 @pytest.mark.parametrize(
@@ -97,6 +105,8 @@ def test_what_makes_no_sense_is_refused(
     before = Books.read(house.direct, house.tables)
     answer = send(adjust(points, "one", **more))
     assert (answer.status, answer.body["code"]) == (422, code)
+    if code == "expires_too_early":
+        assert [error["pointer"] for error in answer.body["errors"]] == ["/expires_on"]
     assert Books.read(house.direct, house.tables) == before
 
 
@@ -513,3 +523,54 @@ def test_a_set_tier_is_taken_off_again(house: House) -> None:
         answer = send(set_tier(**body))
         assert (answer.status, answer.body["code"]) == (422, code)
     house.balance()
+
+
+# The record of a proposal
+
+
+def test_a_proposals_record_moves_on_by_one_revision_and_says_all_it_said() -> None:
+    rulebook = Rulebook(parse(smallest()), 1)
+    known = Known({"ana": Account(program_id="test", member_id="ana", seq=1)})
+    command = Adjustment.model_validate_json(
+        '{"member_id": "ana", "points": 9, "reason_code": "goodwill", "expires_on": "2026-03-21"}'
+    )
+    note = Record("test#member#ana", "note#key", {"text": "She slipped."})
+    now = milliseconds(NOON)
+    proposed = adjusting.propose(
+        rulebook, known, Guard("k#key", "0", b""), command, "sam", now, (note,)
+    )
+    record, beside = proposed.records
+    lapses_at = instant("2026-03-21T00:00", "Europe/Paris")
+    said = {
+        "key": "key",
+        "member_id": "ana",
+        "points": 9,
+        "reason_code": "goodwill",
+        "expires_on": "2026-03-21",
+        "by": "sam",
+        "at": now,
+        "lapses_at": lapses_at,
+    }
+    assert record.fields == said | {"status": "proposed", "noted": "ana", "revision": 1}
+    assert (record.partition, beside) == ("test#adjustments#proposed", note)
+    stored = {"pk": record.partition, "sk": record.sort, **record.fields}
+    approved = adjusting.settled("test", stored, "approved", "tom")
+    assert approved == (
+        Record(record.partition, record.sort, seen=1),
+        Record(
+            "test#adjustments#approved",
+            record.sort,
+            said | {"status": "approved", "noted": "ana", "settled_by": "tom", "revision": 2},
+        ),
+    )
+    # What was noted with one that is refused is forgotten.
+    refused = adjusting.settled("test", stored, "refused", "tom")
+    assert refused == (
+        Record(record.partition, record.sort, seen=1),
+        Record(
+            "test#adjustments#refused",
+            record.sort,
+            said | {"status": "refused", "settled_by": "tom", "revision": 2},
+        ),
+        Record("test#member#ana", "note#key"),
+    )

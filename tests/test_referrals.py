@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from loyalty import earning, edge
 from loyalty.commands import Event
 from loyalty.dates import milliseconds
-from loyalty.decisions import Guard, event_partition
+from loyalty.decisions import Decision, Guard, event_partition
 from loyalty.model import Account, Known
 from loyalty.program import parse
 from loyalty.referrals import same_person
@@ -366,6 +366,49 @@ def test_two_who_brought_each_other_under_ids_that_were_merged_get_nothing(house
     assert house.balances() == {"ana": 0, "ben": 0, "zoe": 10, "yan": 10}
 
 
+def brought(**terms: Any) -> Decision:
+    """The decision on the purchase with which ana is paid for ben."""
+    rulebook = Rulebook(parse(smallest(rules=[PER_EURO], referral=ON_PURCHASE | terms)), 1)
+    ana = Account(program_id="test", member_id="ana", seq=1)
+    ben = Account(program_id="test", member_id="ben", seq=1, referrer="ana")
+    known = Known({"ana": ana, "ben": ben}, profiles={"ana": {}, "ben": {}})
+    purchase = {"currency": "EUR", "lines": [{"line_id": "1", "quantity": 1, "amount": 5000}]}
+    event = Event.model_validate(
+        {"event_id": "order", "type": "purchase", "member_id": "ben", "purchase": purchase}
+    )
+    guard = Guard(event_partition("order"), "0", b"print")
+    return earning.award(rulebook, known, guard, event, milliseconds(NOON))
+
+
+def test_the_referrers_entry_stands_under_the_key_of_the_event_and_is_activity() -> None:
+    own, other = brought().entries
+    assert (other.partition, other.sort, other.fingerprint) == (own.partition, "referrer", b"print")
+    assert (other.kind, other.reason, other.lifetime) == ("referral", "referral", 200)
+    assert other.active_on == own.active_on == 20530
+
+
+def test_who_gets_nothing_was_not_active() -> None:
+    own, other = brought(referrer_points=0).entries
+    assert (own.points, other.points) == (150, 0)
+    assert (other.active_on, other.lifetime) == (None, 0)
+
+
+@pytest.mark.parametrize(
+    ("one", "other", "same"),
+    [
+        ("+33 (1) 23 45", "+33-1-2345", True),
+        ("+33 1 23 45", "+33 1 23 46", False),
+        ("0", "00", False),
+        (None, "+33 1 23 45", False),
+    ],
+)
+def test_a_number_is_the_same_however_it_is_punctuated(
+    one: str | None, other: str, same: bool
+) -> None:
+    assert same_person({"phone": one}, "someone@example.com", other) is same
+    assert same_person({"phone": other}, None, one) is same
+
+
 # Taken back
 
 
@@ -409,6 +452,13 @@ def test_the_programs_budget_pays_both_sides_and_gets_both_back(house: House) ->
     assert edge.store().budget("shop", "program") == 690
     done(workers.reverse("order", "return"))
     assert edge.store().budget("shop", "program") == 1000
+
+
+def test_registration_pays_both_sides_to_the_budgets_last_point(house: House) -> None:
+    house.open(TERMS, budget={"points": 300})
+    house.bring("ben")
+    assert house.balances() == {"ana": 200, "ben": 100}
+    assert edge.store().budget("shop", "program") == 0
 
 
 @pytest.mark.parametrize(

@@ -16,13 +16,15 @@ from hypothesis import strategies as st
 
 from loyalty import transfers
 from loyalty.commands import Transfer
-from loyalty.decisions import Guard
-from loyalty.model import NEVER, Account, Known, Refusal
+from loyalty.decisions import Decision, Guard
+from loyalty.model import NEVER, Account, Entry, History, Known, NeedsHistory, Posting, Refusal
 from loyalty.program import parse
 from loyalty.rules import Rulebook
 from loyalty.wire import account_of
 from tests import workers
 from tests.programs import shop, smallest
+from tests.strategies import DAY, MINUTE, instant, number
+from tests.strategies import refused as coded
 from tests.workers import NOON, Books, Call, Clients, done, send
 from tools import meter
 from tools.engine import Engine, Tables
@@ -83,6 +85,7 @@ def test_points_change_hands_in_spending_order_with_their_dates(house: House) ->
     assert (soon["points"], later["points"]) == (30, 10)
     assert soon["expires_on"] < later["expires_on"]
     assert (answer["points"], answer["balances"]) == (40, {"ana": 40, "ben": 90})
+    assert answer["transfer_id"] == "t-b25l"  # the key, in base 64
     assert house.balances() == {"ana": 40, "ben": 90}
     expiring = done(workers.balance("ben"))["expiring"]
     assert expiring[0] == {"points": 30, "expires_on": soon["expires_on"]}
@@ -95,6 +98,7 @@ def test_it_counts_for_nothing_but_the_balance(house: House) -> None:
     for who, points in (("ana", -40), ("ben", 40)):
         row = done(workers.entries(who))["items"][0]
         assert (row["kind"], row["points"]) == ("transfer", points)
+        assert row["reason"] == ("sent" if points < 0 else "received")
 
 
 def test_a_repeat_gets_the_first_answer_and_another_body_none(house: House) -> None:
@@ -144,6 +148,7 @@ def test_limits_count_what_was_sent_in_their_window(house: House) -> None:
     house.open("ana", "ben", terms={"limits": [{"points": 30, "per": "day"}]})
     done(sent("ben", 20, "one"))
     refused(sent("ben", 11, "two"), "limit_reached")
+    assert next_allowed(sent("ben", 30, "all of a day")) == "2026-03-18T23:00:00Z"
     assert "next_allowed_at" in send(sent("ben", 11, "two")).body
     done(sent("ben", 10, "three"))
     with house.on(1):
@@ -165,6 +170,8 @@ def test_the_next_time_is_that_of_all_limits_in_the_way(house: House) -> None:
     done(sent("ben", 30, "one"))
     assert next_allowed(sent("ben", 10, "two")) == "2026-03-18T23:00:00Z"
     assert next_allowed(sent("ben", 11, "three")) == "2026-03-22T23:00:00Z"
+    # As much as the day allows, and not more.
+    assert next_allowed(sent("ben", 30, "four")) == "2026-03-22T23:00:00Z"
 
 
 @pytest.mark.parametrize(
@@ -285,13 +292,14 @@ def test_the_return_of_what_was_pending_frees_what_had_become_available_and_no_m
 
 
 def test_a_blocked_member_sends_nothing_and_may_receive(house: House) -> None:
-    house.open("ana", "ben")
+    house.open("ana", "ben", "cleo")
     done(workers.become("block", "ana"))
     refused(sent("ben", 10, "one"), "member_blocked")
     done(sent("ana", 10, "two", "ben"))
     done(workers.become("close", "ben"))
     refused(sent("ben", 10, "three", "ben"), "same_member")
-    assert house.balances() == {"ana": 60, "ben": 40}
+    refused(sent("ben", 10, "four", "cleo"), "member_closed")
+    assert house.balances() == {"ana": 60, "ben": 40, "cleo": 50}
 
 
 def test_what_the_receiver_owes_is_paid_first(house: House) -> None:
@@ -415,3 +423,154 @@ def test_a_transfer_makes_and_destroys_nothing_and_keeps_every_date(
     for end, n in later.lots:
         assert n - dict(ben.lots).get(end, 0) <= gone.get(end, 0)
     assert sum(gone.values()) == points
+
+
+# What is fresh, by the entries of a history: ana has 100 points that end at FAR and 100 at NEAR,
+# and of those that came since the 16th none is sent.
+
+NEAR, FAR = 20_600, 20_700
+SINCE = instant("2026-03-16T00:00", "Europe/Paris")
+TODAY, FIRST = number("2026-03-18"), number("2026-03-16")
+REFUND: dict[str, Any] = {"kind": "reverse", "sort": "r#1"}
+
+
+def came(end: int, points: int, partition: str = "e#one", **more: Any) -> Entry:
+    """An entry that brought points on the 16th, or what `more` says."""
+    fields: dict[str, Any] = {
+        "member_id": "ana",
+        "kind": "award",
+        "recorded_at": SINCE,
+        "postings": (Posting("award", FIRST, lots=((end, points),)),),
+    }
+    return Entry(
+        program_id="test",
+        seq=2,
+        partition=partition,
+        version=1,
+        occurred_at=SINCE,
+        balance=0,
+        **fields | more,
+    )
+
+
+def claimed(end: int, points: int, partition: str = "e#one", **more: Any) -> Entry:
+    """The entry of a refund that took so much of what its event had given."""
+    gone = Posting("reverse", FIRST, lots=((end, -points),))
+    told = {"explanation": {"t": [[end, points]]}, "postings": (gone,)}
+    return came(end, 0, partition, **REFUND | told | more)
+
+
+def sending(points: int, *entries: Entry, since: int = SINCE, **more: Any) -> Decision:
+    document = smallest(transfers={"fresh_points_wait": "P3D"}, **more)
+    lots = ((NEAR, 100), (FAR, 100))
+    ana = Account(program_id="test", member_id="ana", seq=9, lots=lots, joined_on=1)
+    ben = Account(program_id="test", member_id="ben", seq=1)
+    known = Known({"ana": ana, "ben": ben}, History(since, entries))
+    command = Transfer(to_member_id="ben", points=points)
+    now = instant("2026-03-18T12:00", "Europe/Paris")
+    guard = Guard("k#key", "0", b"")
+    return transfers.transfer(Rulebook(parse(document), 1), known, guard, command, "ana", now)
+
+
+def pending(start: int, points: int, **more: Any) -> Entry:
+    posting = Posting("award", FIRST - 9, pending=((start, FAR, points),))
+    return came(FAR, 0, postings=(posting,), **{"recorded_at": SINCE - 9 * DAY} | more)
+
+
+ACTIVATED = came(
+    FAR,
+    0,
+    "e#later",
+    postings=(Posting("activate", FIRST, lots=((FAR, 40),), pending=((FIRST, FAR, -40),)),),
+)
+
+
+@pytest.mark.parametrize(
+    ("entries", "fresh"),
+    [
+        ([], 0),
+        ([came(FAR, 40)], 40),
+        ([came(FAR, 1)], 1),
+        ([came(FAR, 40), came(FAR, 7, "e#two"), came(NEAR, 5, "e#three")], 52),
+        ([came(FAR, 400)], 100),
+        ([came(FAR + 1, 40)], 0),
+        ([came(FAR, 40, recorded_at=SINCE - 1)], 0),
+        ([came(FAR, 40, member_id="cleo")], 0),
+        # What a redemption gives back was there before.
+        ([came(FAR, 0, postings=(Posting("cancel", FIRST, lots=((FAR, 40),)),))], 0),
+        ([came(FAR, 0, postings=(Posting("lapse", FIRST, lots=((FAR, 40),)),))], 0),
+        # Pending points are fresh from the day on which they are available.
+        ([ACTIVATED], 40),
+        ([came(FAR, 0, postings=(Posting("activate", FIRST - 1, lots=((FAR, 40),)),))], 0),
+        # What was taken back is there no more, and takes nothing from what came otherwise.
+        ([claimed(FAR, 40), came(FAR, 40)], 0),
+        ([claimed(FAR, 1), came(FAR, 1)], 0),
+        ([claimed(FAR, 39), came(FAR, 40)], 1),
+        ([claimed(FAR, 30), claimed(FAR, 30), came(FAR, 50, "e#two"), came(FAR, 40)], 50),
+        ([claimed(FAR, 30), came(FAR, 50, "e#two"), came(FAR, 40, recorded_at=SINCE - 1)], 50),
+        (
+            [
+                claimed(FAR, 0, explanation={"t": [[FAR, 30], [NEAR, 9]]}),
+                came(FAR, 40),
+                came(NEAR, 4, recorded_at=SINCE - 1),
+            ],
+            10,
+        ),
+        # An event of before, whose points became available on the first day that counts.
+        ([claimed(FAR, 30), ACTIVATED, pending(FIRST, 40)], 10),
+        ([claimed(FAR, 1), ACTIVATED, pending(FIRST, 1)], 39),
+        ([claimed(FAR, 30), ACTIVATED, pending(FIRST - 1, 40)], 40),
+    ],
+)
+def test_what_came_lately_is_not_sent(entries: list[Entry], fresh: int) -> None:
+    since = SINCE - 99 * DAY
+    answer = sending(200 - fresh, *entries, since=since)
+    assert -answer.entries[0].points == 200 - fresh
+    more = {"fresh_points": fresh} if fresh else {}
+    with coded("insufficient_points", missing_points=1, **more):
+        sending(201 - fresh, *entries, since=since)
+
+
+@pytest.mark.parametrize(
+    ("entries", "since"),
+    [
+        # What came since the first day that counts is enough, where all events are among it.
+        ([came(FAR, 40)], SINCE),
+        ([claimed(FAR, 30), came(FAR, 40)], SINCE),
+        ([claimed(NEAR, 30, "e#old"), came(FAR, 40)], SINCE),
+        # An older event may have given points that waited until that day.
+        ([claimed(FAR, 30, "e#old"), came(FAR, 40)], SINCE - 14 * DAY - 5 * MINUTE),
+        (
+            [claimed(FAR, 0, "e#old", explanation={"t": [[NEAR, 1], [FAR, 2]]}), came(FAR, 40)],
+            SINCE - 14 * DAY - 5 * MINUTE,
+        ),
+    ],
+)
+def test_the_history_is_asked_for_no_further_back_than_it_matters(
+    entries: list[Entry], since: int
+) -> None:
+    waits = {"pending": {"review": "P14D", "purchase": "P7D"}}
+    sending(1, *entries, since=since, **waits)
+    with pytest.raises(NeedsHistory) as asked:
+        sending(1, *entries, since=since + 1, **waits)
+    assert asked.value.since == since
+
+
+def test_the_receivers_entry_stands_beside_the_senders_under_one_key() -> None:
+    one, other = sending(5).entries
+    assert (one.partition, one.sort, other.partition, other.sort) == ("k#key", "0", "k#key", "to")
+    assert (one.reason, other.reason) == ("sent", "received")
+
+
+def test_a_member_of_whom_nobody_knows_since_when_waits_for_nothing() -> None:
+    rulebook = Rulebook(parse(smallest(transfers={"new_member_wait": "P7D"})), 1)
+    ana = Account(program_id="test", member_id="ana", seq=1, lots=((NEVER, 9),))
+    ben = Account(program_id="test", member_id="ben", seq=1)
+    known = Known({"ana": ana, "ben": ben})
+    command = Transfer(to_member_id="ben", points=9)
+    now = instant("2026-03-18T12:00", "Europe/Paris")
+    guard = Guard("k#key", "0", b"")
+    assert transfers.transfer(rulebook, known, guard, command, "ana", now).entries[0].points == -9
+    new = Known({"ana": replace(ana, joined_on=TODAY - 6), "ben": ben})
+    with coded("transfer_refused", reason="new_member", available_on="2026-03-19"):
+        transfers.transfer(rulebook, new, guard, command, "ana", now)
