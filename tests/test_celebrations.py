@@ -13,12 +13,14 @@ from conftest import Service
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from loyalty.celebrations import CAUGHT_UP_DAYS, Celebration, due, feasts
-from loyalty.model import Account
+from loyalty.celebrations import CAUGHT_UP_DAYS, Celebration, celebrate, due, feasts
+from loyalty.decisions import Decision
+from loyalty.limits import token
+from loyalty.model import Account, Count, Counts, Known
 from loyalty.program import parse
 from loyalty.rules import Rulebook
 from tests.programs import smallest
-from tests.strategies import number
+from tests.strategies import instant, number, refused
 
 type Json = dict[str, Any]
 
@@ -433,3 +435,124 @@ def test_runs_at_most_8_days_apart_find_every_birthday_once(
         if any(c.on == day for c in due(book, account, day) if c.kind == "birthday")
     }
     assert every <= days
+
+
+# Decided without a table
+
+NOW = instant("2026-01-10T15:00", "Europe/Paris")
+BIRTHDAY_ON = Celebration("birthday", number("2026-01-08"), 2026)
+
+
+def paid(
+    day: Celebration = BIRTHDAY_ON, at: int = NOW, member: dict[str, Any] | None = None, **more: Any
+) -> Decision | None:
+    """What ann is paid for a day, as an account that says so much of her."""
+    book = rulebook(**more)
+    ann = Account(program_id="test", member_id="ann", seq=3, **member or {})
+    return celebrate(book, Known({"ann": ann}), "ann", day, at)
+
+
+def test_a_birthday_is_dated_by_noon_of_its_day_and_counts_as_activity() -> None:
+    decision = paid()
+    assert decision is not None
+    [entry] = decision.entries
+    assert (entry.kind, entry.partition, entry.sort) == ("birthday", "b#ann", "2026")
+    assert entry.occurred_at == instant("2026-01-08T12:00", "Europe/Paris")
+    assert entry.recorded_at == NOW
+    assert (entry.points, entry.lifetime, entry.active_on) == (100, 100, BIRTHDAY_ON.on)
+    once = Count("year", 2026, token("once", "birthday"), 1)
+    assert once in entry.counts
+
+
+def test_no_celebration_is_dated_after_the_moment_it_is_written_down() -> None:
+    early = instant("2026-01-08T00:10", "Europe/Paris")
+    decision = paid(at=early)
+    assert decision is not None
+    assert decision.entries[0].occurred_at == early
+
+
+def test_a_day_that_was_paid_under_another_id_is_not_paid_again() -> None:
+    names = {kind: token("once", kind) for kind in ("birthday", "anniversary")}
+    for kind, is_paid in (("birthday", False), ("anniversary", True)):
+        counters = {"year": Counts(2026, {names[kind]: 1})}
+        assert (paid(member={"counters": counters}) is not None) is is_paid
+
+
+def test_who_left_celebrates_nothing_and_who_is_blocked_does() -> None:
+    with refused("member_closed"):
+        paid(member={"status": "closed"})
+    assert paid(member={"status": "blocked"}) is not None
+
+
+def test_what_is_paid_draws_on_the_programs_budget() -> None:
+    book = rulebook(budget={"points": 300})
+    ann = Account(program_id="test", member_id="ann", seq=3)
+    decision = celebrate(
+        book, Known({"ann": ann}, budgets={"program": 70}), "ann", BIRTHDAY_ON, NOW
+    )
+    assert decision is not None
+    assert (decision.entries[0].points, decision.draws) == (70, {"program": 70})
+    nothing = Known({"ann": ann}, budgets={"program": 0})
+    assert celebrate(book, nothing, "ann", BIRTHDAY_ON, NOW) is None
+
+
+@pytest.mark.parametrize(
+    ("member", "today", "found"),
+    [
+        ({"birthday": 108}, "2026-01-07", []),
+        ({"birthday": 108}, "2026-01-08", [("birthday", "2026-01-08", 2026)]),
+        ({"birthday": 108}, "2026-01-15", [("birthday", "2026-01-08", 2026)]),
+        ({"birthday": 108}, "2026-01-16", []),
+        ({"birthday": 1230}, "2026-01-02", [("birthday", "2025-12-30", 2025)]),
+        ({"birthday": 0}, "2026-01-08", []),
+        ({"birthday": 108, "status": "blocked"}, "2026-01-08", [("birthday", "2026-01-08", 2026)]),
+        ({"birthday": 108, "status": "closed"}, "2026-01-08", []),
+        ({"birthday": 108, "joined_on": None}, "2026-01-08", []),
+        # Not before enrolment: a birthday on the day itself, an anniversary a year later.
+        (
+            {"birthday": 108, "joined_on": number("2026-01-08")},
+            "2026-01-09",
+            [("birthday", "2026-01-08", 2026)],
+        ),
+        ({"birthday": 108, "joined_on": number("2026-01-09")}, "2026-01-09", []),
+        (
+            {"joined_on": number("2025-01-08")},
+            "2026-01-09",
+            [("anniversary", "2026-01-08", 2026)],
+        ),
+    ],
+)
+def test_what_a_member_celebrates_in_its_last_days(
+    member: dict[str, Any], today: str, found: list[tuple[str, str, int]]
+) -> None:
+    known = {"joined_on": number("2019-06-15")} | member
+    ann = Account(program_id="test", member_id="ann", **known)
+    days = due(rulebook(), ann, number(today))
+    assert [(one.kind, one.on, one.year) for one in days] == [
+        (kind, number(on), year) for kind, on, year in found
+    ]
+
+
+@pytest.mark.parametrize(
+    ("today", "days"),
+    [
+        ("2026-01-05", [101, 102, 103, 104, 105, 106, 1228, 1229, 1230, 1231]),
+        ("2026-03-09", [229, 301, 302, 303, 304, 305, 306, 307, 308, 309, 310]),
+        ("2026-02-27", [219, 220, 221, 222, 223, 224, 225, 226, 227, 228, 229]),
+        ("2026-03-10", [302, 303, 304, 305, 306, 307, 308, 309, 310, 311]),
+    ],
+)
+def test_the_sweep_looks_a_week_back_and_a_day_around_the_world(
+    today: str, days: list[int]
+) -> None:
+    assert feasts(date.fromisoformat(today)) == days
+
+
+@pytest.mark.parametrize(
+    ("year", "on"), [(2000, "2000-02-29"), (2100, "2100-02-28"), (2400, "2400-02-29")]
+)
+def test_every_fourth_century_is_a_leap_year(year: int, on: str) -> None:
+    days = celebrated(
+        rulebook(), f"{year}-02-20", f"{year}-03-05", birthday=229, joined="1999-06-15"
+    )
+    assert days == [("birthday", on, year)]

@@ -81,7 +81,7 @@ is left out."""
 
 BUDGET_SECONDS: Final = 10.0
 """CPU that tests may take for one mutant before it counts as a survivor."""
-PATIENCE_SECONDS: Final = 60.0
+PATIENCE_SECONDS: Final = 20.0
 """A mutant that takes more CPU than this has made a loop that does not end: killed."""
 
 MEMORY_BYTES: Final = 4 * 2**30
