@@ -114,7 +114,8 @@ R39 Adjustments expire as the program says unless they name a date; proposals la
     24 hours and are judged when they are approved.
 R40 A merge keeps enrolment, groups and referrer of the member that stays, the higher tier (raised
     by the joint points); who was blocked stays so. Only holds of the one that goes are in the way.
-    `points` are what was available and pending. An erased member shows zeros.
+    `points` are what was available and pending. An erased member shows zeros. What counts in a
+    year of membership counts in the other's year of the same number, back from the merge's day.
 
 Elsewhere
 R41 An offer's percentage is of the line's base, worth that money divided by `point_value`.
@@ -201,7 +202,7 @@ def largest_remainder(total, weights):
         return []
     whole = sum(weights)
     if whole == 0:
-        return [total] + [0] * (len(weights) - 1)
+        weights, whole = [1] * len(weights), len(weights)
     quotas = [Fraction(total) * weight / whole for weight in weights]
     shares = [quota.numerator // quota.denominator for quota in quotas]
     by_remainder = sorted(range(len(weights)), key=lambda i: (shares[i] - quotas[i], i))
@@ -570,6 +571,7 @@ class Model:
         self.owners = {}  # redemption -> member_id
         self.proposals = {}
         self.number = 0
+        self.commands = 0
 
     # --- the program ---
 
@@ -620,6 +622,7 @@ class Model:
 
     def do(self, command, now):
         """Carry a command out, or refuse it and change nothing."""
+        self.commands += 1
         work = Work(self, now)
         try:
             key = self.key_of(command)
@@ -761,6 +764,7 @@ class Model:
     def expire(self, point):
         self.number += 1
         point["state"], point["gone"] = "expired", self.number
+        point["on_arrival"] = point["made_by"] == self.commands
 
     def is_over(self, point, day, inactive):
         if point["state"] not in ("pending", "available"):
@@ -782,7 +786,7 @@ class Model:
             else:
                 point["state"] = "available"
 
-    def give_back(self, member, points, day, grace=None):
+    def give_back(self, member, points, day, grace=None, last=True):
         """Points that were held or spent, to their old dates. Returns how many live."""
         inactive = self.inactive_on(member)
         for point in points:
@@ -793,7 +797,7 @@ class Model:
                 else:
                     point["expires_on"] = plus(point["expires_on"], grace)
         self.make_available(member, points)
-        for point in points:
+        for point in points if last else []:
             if self.is_over(point, day, inactive):
                 self.expire(point)
         return sum(1 for point in points if point["state"] != "expired")
@@ -1252,7 +1256,7 @@ class Model:
             totals = {name: Fraction(points) * ceiling / total for name, points in totals.items()}
         granted = {}
         for name, points in settled().items():
-            lines = sources[name]
+            lines = {line: sources[name][line] for line in weights[name]}
             if scope == "line" and points == sum(lines.values()):
                 shares = list(lines.values())
             else:
@@ -1449,6 +1453,7 @@ class Model:
             fresh.append(
                 {
                     "nr": self.number,
+                    "made_by": self.commands,
                     "event": event,
                     "rule": rule,
                     "since": today,
@@ -1480,6 +1485,7 @@ class Model:
                     "points": count,
                     "asked": 0,
                     "nr": nr,
+                    "numbers": {point["nr"] for point in points},
                     "beside": False,
                 }
                 for (start, until), count in sums.items()
@@ -1526,7 +1532,7 @@ class Model:
                 fact["qualify_by"]
             ]
         member["log"].append(fact)
-        self.lift(member, today, event["on"])
+        self.lift(member, today, event["on"] if fact["qualifies"] else None)
         record = {
             "event_id": event_id,
             "member_id": member["member_id"],
@@ -1543,6 +1549,7 @@ class Model:
             },
             "referral": None,
             "redemption_ids": [],
+            "restored": {},
         }
         answer = {
             "points": result["points"],
@@ -1953,6 +1960,7 @@ class Model:
             }
         member = work.member(record["member_id"])
         answer = self.reverse(work, member, record, command)
+        self.advance(member, work.now)
         return {
             "status": "reversed",
             "event_id": event_id,
@@ -2027,7 +2035,9 @@ class Model:
                         beside.append((count, gave))
                 else:
                     theirs.append((member_id, count, gave))
-        taken = self.take_back(member, record["gave"], fact["points"] - sum(n for n, _ in beside))
+        # A refund that waited finds only what the award itself gave.
+        parts = [part for part in record["gave"] if not (fitting and part["beside"])]
+        taken = self.take_back(member, parts, fact["points"] - sum(n for n, _ in beside))
         for count, gave in beside:
             also = self.take_back(member, gave, count)
             taken = {
@@ -2158,6 +2168,7 @@ class Model:
             gone = dict(zip(over, shares, strict=True))
         else:
             remaining = kept(lines, after)
+            whole = set()
             for place in left:
                 rule = record["rules"].get(place[0], {})
                 least = (rule.get("when") or {}).get("min_amount")
@@ -2169,9 +2180,10 @@ class Model:
                 )
                 if (least is not None and remaining < least) or (place[1] is None and not stays):
                     gone[place] = left[place]
+                    whole.add(place)
             for i, f in enumerate(after):
                 # What is gone altogether does not count by parts.
-                places = [place for place in left if place[1] == i and not gone[place]]
+                places = [place for place in left if place[1] == i and place not in whole]
                 total = sum(record["parts"][place] for place in places)
                 already = total - sum(left[place] for place in places)
                 should = rounded(total * f, "floor")
@@ -2214,6 +2226,8 @@ class Model:
             chosen += lot[: wanted - len(chosen)]
             lost = [p for p in member["points"] if p["state"] == "expired"]
             lost = [p for p in lost if p["expires_on"] == until and p["gone"] > part["nr"]]
+            # What went as it came was never in a lot with others.
+            lost = [p for p in lost if not p["on_arrival"] or p["nr"] in part["numbers"]]
             lost = lost[: wanted - len(chosen)]
             for point in lost:
                 point["state"] = "expired and refunded"
@@ -2247,15 +2261,25 @@ class Model:
         if duration(grace) == (0, 0, 0):
             grace = None
         for key in record["redemption_ids"]:
-            one = member["redemptions"].get(key)
-            if one is None or one["status"] != "captured":
+            if key not in self.owners:
+                continue
+            # What comes back of another member's is lost, also where they become one later.
+            owner = self.members[self.resolved(self.owners[key])]
+            one = member["redemptions"].get(key, owner["redemptions"][key])
+            if one["status"] != "captured":
                 continue
             should = one["points"] if everything else rounded(one["points"] * share, "floor")
             spent = [p for p in member["points"] if p["redemption"] == key]
-            count = max(0, should - one["restored"])
+            mine = record["restored"].get(key, 0)
+            count = max(0, min(should - mine, one["points"] - one["restored"]))
+            record["restored"][key] = max(mine, should)
+            if key not in member["redemptions"]:
+                continue
             chosen = spending_order(spent)[::-1][:count]
             one["restored"] += len(chosen)
-            alive = self.give_back(member, chosen, self.day(work.now), grace)
+            # What a refund takes first may be just that; what is over goes with the command.
+            first = self.readings["RESTORE_FIRST"]
+            alive = self.give_back(member, chosen, self.day(work.now), grace, last=not first)
             restored += alive if self.readings["RESTORED_POINTS"] == "alive" else len(chosen)
         return restored
 
@@ -2308,6 +2332,7 @@ class Model:
             "status": "held" if command.get("hold") else "captured",
             "points": cost,
             "reward_id": reward["reward_id"] if reward else None,
+            "version": self.version,
             "drew": bool(reward and "stock" in reward),
             "counted": {one["per"] for one in (reward or {}).get("limits", [])},
             "on": today,
@@ -2384,7 +2409,6 @@ class Model:
         if ends:
             raise self.limit_reached(ends)
         if "stock" in reward:
-            # What lapsed for others comes back when that is written down.
             out = 0
             for other in {**self.members, member["member_id"]: member}.values():
                 for had in other["redemptions"].values():
@@ -2392,6 +2416,7 @@ class Model:
                         had["reward_id"] == reward["reward_id"]
                         and had["drew"]
                         and had["status"] in ("held", "captured")
+                        and not (had["status"] == "held" and had["held_until"] <= now)
                     ):
                         out += 1
             if out >= reward["stock"]:
@@ -2446,7 +2471,11 @@ class Model:
             if point["redemption"] == key:
                 point["state"] = "spent"
         reward = next(
-            (r for r in self.program.get("rewards", []) if r["reward_id"] == one["reward_id"]),
+            (
+                r
+                for r in self.documents[one["version"]].get("rewards", [])
+                if r["reward_id"] == one["reward_id"]
+            ),
             None,
         )
         self.give_voucher(one, reward, self.day(work.now))
@@ -2470,7 +2499,7 @@ class Model:
         one["status"] = "cancelled"
         out = [point for point in member["points"] if point["redemption"] == key]
         self.give_back(member, out, self.day(work.now))
-        one["cancelled_answer"] = self.redeemed(key, member, one)
+        one["cancelled_answer"] = {**self.redeemed(key, member, one), "points": len(out)}
         return one["cancelled_answer"]
 
     def do_use_voucher(self, command, work):
@@ -2576,6 +2605,9 @@ class Model:
                 "settled_by": None,
                 "lapses_at": lapses_at,
             }
+            until = command.get("expires_on")
+            if until and date.fromisoformat(until) <= self.day(work.now):
+                raise RefusedError("expires_too_early")
             work.members.clear()
             work.adding.append(lambda: self.proposals.__setitem__(command["key"], proposal))
             return {"status": "proposed", "adjustment_id": command["key"], "points": points}
@@ -2666,6 +2698,7 @@ class Model:
         if any(one["status"] == "held" for one in source["redemptions"].values()):
             raise RefusedError("open_holds")
         moved = [p for p in source["points"] if p["state"] in ("available", "pending")]
+        self.move_years(source, self.day(work.now))
         target["points"] += source["points"]
         target["owed"] += source["owed"]
         target["log"] += source["log"]
@@ -2677,7 +2710,8 @@ class Model:
             target["tier"], target["kept_until"] = source["tier"], source["kept_until"]
         elif source["tier"] == target["tier"] and source["kept_until"] and target["kept_until"]:
             target["kept_until"] = max(source["kept_until"], target["kept_until"])
-        target["pin"] = target["pin"] or source["pin"]
+        if not target["pin"] or (target["pin"][1] and target["pin"][1] <= self.day(work.now)):
+            target["pin"] = source["pin"]
         if "blocked" in (source_status, target["status"]):
             target["status"] = "blocked"
         self.lift(target, self.day(work.now))
@@ -2688,6 +2722,17 @@ class Model:
             "points": len(moved),
             "balance": balance(target),
         }
+
+    def move_years(self, member, today):
+        """What counts in a year of membership counts as on this very day of that year."""
+        if "membership" not in ((self.program.get("tiers") or {}).get("window") or {}):
+            return
+        current, _ = self.period(member, today)
+        for fact in member["log"]:
+            if "counts_on" in fact:
+                start, _ = self.period(member, fact["counts_on"])
+                years = current.year - start.year
+                fact["counts_on"] = minus(today, f"P{12 * years}M")
 
     def set_status(self, command, work, status):
         member = work.member(command["member_id"])

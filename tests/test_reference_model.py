@@ -111,7 +111,7 @@ def test_rounding_up_moves_to_the_first_day_after_the_period() -> None:
 
 def test_shares_sum_to_the_whole_and_ties_go_by_order() -> None:
     assert largest_remainder(10, [1, 1, 1]) == [4, 3, 3]
-    assert largest_remainder(3, [0, 0]) == [3, 0]
+    assert largest_remainder(3, [0, 0]) == [2, 1]
 
 
 # --- earning ---

@@ -504,7 +504,7 @@ def reversed_(entry: Entry) -> Reversed:
         "points": points,
         "taken_from": taken,
         "debt": debt,
-        "expired_points": sum(points for _, points in stored.get("x", ())),
+        "expired_points": stored.get("y", 0) + sum(points for _, points in stored.get("x", ())),
         "forgiven_points": stored.get("o", 0),
         "restored_points": sum(points for _, points in stored.get("s", ())),
         "balance": entry.balance,
