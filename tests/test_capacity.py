@@ -393,12 +393,7 @@ TIERS = {
     "levels": [{"tier_id": "base", "at": 0}, {"tier_id": "gold", "at": 10}],
 }
 BIRTHDAY = {"rule_id": "birthday", "trigger": "birthday", "earn": {"points": 100}}
-PINNED = Call(
-    "staff",
-    "POST /v1/programs/{program_id}/members/{member_id}/tier",
-    {"member_id": "ana"},
-    {"tier_id": "gold", "until": "2026-12-31"},
-)
+PINNED = workers.set_tier("ana", tier_id="gold", until="2026-12-31")
 
 
 def swept(till: Till) -> tuple[Decimal, Decimal]:
