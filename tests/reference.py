@@ -134,6 +134,8 @@ R47 Erasing cancels open holds (their stock comes back); what was issued still c
 R48 The policies for shortfall, expiry and pending are those of the version in force at the command,
     the method of a refund that of the event's. What qualifies is decided with the event.
 
+R49 Who asks is no part of a command: the same one of another person under its key is its repeat.
+
 Not modelled: signatures of codes, rotating and one-time codes, 1 March birthdays, too_many_points,
 account_too_large, entries, hashes, notices.
 """
@@ -630,7 +632,11 @@ class Model:
         work = Work(self, now)
         try:
             key = self.key_of(command)
-            fingerprint = {name: value for name, value in command.items() if value is not None}
+            fingerprint = {
+                name: value
+                for name, value in command.items()
+                if value is not None and name != "by"
+            }
             if key in self.keys:
                 first, answer = self.keys[key]
                 if first != fingerprint:
@@ -2831,7 +2837,8 @@ class Model:
             before = self.members[member_id]
             if member["status"] != "closed":
                 paid += self.pay_dates(own, member)
-            if member != before:
+            # That somebody has looked is not written down.
+            if {**member, "looked_on": None} != {**before, "looked_on": None}:
                 own.commit()
         return {"paid": paid}
 

@@ -419,6 +419,9 @@ GAPS: Final = (
 )
 """In so many of a hundred cases, so long until the next command."""
 
+SLOWEST: Final = 5 * MINUTE
+"""By so much a server's clock is slow at most."""
+
 KINDS: Final = {
     "award": 30,
     "check_in": 8,
@@ -469,6 +472,7 @@ class _Teller:
         self.proposals: list[str] = []
         self.keyed: list[Command] = []
         self.count = 0
+        self.published = self.now
 
     def steps(self, length: int) -> list[tuple[int, Command]]:
         steps = [(self.now, self.enrol()), (self.now, self.enrol())]
@@ -478,8 +482,13 @@ class _Teller:
             [kind] = self.dice.choices(kinds, weights)
             command = getattr(self, kind)()
             if command is not None:
-                steps.append((self.now, command))
+                steps.append((self._clock(), command))
         return steps
+
+    def _clock(self) -> int:
+        """What the clock of the server says that gets the command: now and then it is slow."""
+        slow = self.dice.randint(1, SLOWEST) if self.dice.often(20) else 0
+        return max(self.now - slow, self.published)
 
     def _gap(self) -> int:
         [(_, least, most)] = self.dice.choices(GAPS, [weight for weight, _, _ in GAPS])
@@ -800,5 +809,6 @@ class _Teller:
         # What tiers counted is counted by their terms: they are changed as little as the zone.
         fixed = {name: self.document.get(name) for name in ("currency", "time_zone", "tiers")}
         self.count += 1
+        self.published = self.now
         self.document = program(self.dice, fixed, self.document["rules"], f"v{self.count}")
         return {"kind": "publish", "document": self.document}
