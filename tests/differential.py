@@ -367,7 +367,7 @@ class Naive:
     def do(self, command: Command, now: int) -> Told:
         kind = command["kind"]
         if kind == "publish":
-            self.model.publish(command["document"])
+            self.model.publish(command["document"], now)
             return {"ok": True}
         if kind == "enrol":
             own = self._codes.get(command["member_id"])

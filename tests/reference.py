@@ -136,6 +136,8 @@ R48 The policies for shortfall, expiry and pending are those of the version in f
 
 R49 Who asks is no part of a command: the same one of another person under its key is its repeat.
 
+R50 Which version counts the clock of the server says, also where it is slow.
+
 Not modelled: signatures of codes, rotating and one-time codes, 1 March birthdays, too_many_points,
 account_too_large, entries, hashes, notices.
 """
@@ -568,7 +570,8 @@ class Model:
             raise ValueError(f"no such readings: {unknown}")
         self.readings = {**READINGS, **(readings or {})}
         self.documents = {version: document}
-        self.version = version
+        self.since = {version: -1}  # when each came into force
+        self.clock = 0
         self.members = {}  # in the order of enrolment
         self.aliases = {}
         self.keys = {}  # (kind of key, key) -> (fingerprint, answer)
@@ -581,10 +584,15 @@ class Model:
 
     # --- the program ---
 
-    def publish(self, document):
-        """A later version, in force at once."""
-        self.version += 1
-        self.documents[self.version] = document
+    def publish(self, document, now=0):
+        """A later version, in force at once for whose clock says so."""
+        number = max(self.documents) + 1
+        self.documents[number] = document
+        self.since[number] = now
+
+    @property
+    def version(self):
+        return max(number for number, since in self.since.items() if since <= self.clock)
 
     @property
     def program(self):
@@ -629,6 +637,7 @@ class Model:
     def do(self, command, now):
         """Carry a command out, or refuse it and change nothing."""
         self.commands += 1
+        self.clock = now
         work = Work(self, now)
         try:
             key = self.key_of(command)
@@ -675,6 +684,7 @@ class Model:
 
     def view(self, member_id, now):
         """What a read shows at that time; nothing changes."""
+        self.clock = now
         member_id = self.resolved(member_id)
         if member_id not in self.members:
             return {"ok": False, "code": "member_not_found"}

@@ -472,7 +472,6 @@ class _Teller:
         self.proposals: list[str] = []
         self.keyed: list[Command] = []
         self.count = 0
-        self.published = self.now
 
     def steps(self, length: int) -> list[tuple[int, Command]]:
         steps = [(self.now, self.enrol()), (self.now, self.enrol())]
@@ -482,13 +481,14 @@ class _Teller:
             [kind] = self.dice.choices(kinds, weights)
             command = getattr(self, kind)()
             if command is not None:
-                steps.append((self._clock(), command))
+                is_told = command["kind"] == "publish"
+                steps.append((self.now if is_told else self._clock(), command))
         return steps
 
     def _clock(self) -> int:
         """What the clock of the server says that gets the command: now and then it is slow."""
         slow = self.dice.randint(1, SLOWEST) if self.dice.often(20) else 0
-        return max(self.now - slow, self.published)
+        return self.now - slow
 
     def _gap(self) -> int:
         [(_, least, most)] = self.dice.choices(GAPS, [weight for weight, _, _ in GAPS])
@@ -809,6 +809,5 @@ class _Teller:
         # What tiers counted is counted by their terms: they are changed as little as the zone.
         fixed = {name: self.document.get(name) for name in ("currency", "time_zone", "tiers")}
         self.count += 1
-        self.published = self.now
         self.document = program(self.dice, fixed, self.document["rules"], f"v{self.count}")
         return {"kind": "publish", "document": self.document}
