@@ -87,13 +87,17 @@ R26 PAYMENT_NEEDS_ORDER: points are a payment where there is an order and a poin
     otherwise.
 R27 Every reward that is not on hold gives a voucher; a hold gives it when it is captured. A
     discount of an amount is given in full; a percentage is rounded down.
-R28 LIMIT_FORGETS_CANCELLED: what was cancelled or lapsed counts in no limit of a reward.
+R28 LIMIT_FORGETS_CANCELLED: what was cancelled or lapsed counts in no limit of a reward. With the
+    first points that a refund gives back of a redemption its voucher, unless it was used, is as if
+    it had been cancelled; later cancelling gives back the rest of the points.
 R29 REPEAT_ENDS: capturing, cancelling, approving, refusing again what ended this way is a replay.
 R30 Refusals of a redemption in this order: member, reward, currency, window, tier and group,
     limit, stock, holds, payment, points.
 R31 Waits of transfers are whole local dates: of the sender, from the enrolment; of points, from
-    the date they were credited to this member. Where only fresh points are missing:
-    transfer_refused, otherwise insufficient_points.
+    the date on which this member could first spend them. Of points that expire on one date the
+    older ones are spent first, whichever were spent before. What a redemption gives back is as old
+    as it was; what a refund asks back is fresh no more. Fresh points are missing as others are:
+    insufficient_points.
 R32 Blocking and closing end no hold. A blocked member's hold can be cancelled and not captured, a
     closed one's neither; both lapse.
 
@@ -129,6 +133,10 @@ R46 A referral counts as paid when the purchase that reaches `min_amount` is awa
 R47 Erasing cancels open holds (their stock comes back); what was issued still counts in budgets.
 R48 The policies for shortfall, expiry and pending are those of the version in force at the command,
     the method of a refund that of the event's. What qualifies is decided with the event.
+
+R49 Who asks is no part of a command: the same one of another person under its key is its repeat.
+
+R50 Which version counts the clock of the server says, also where it is slow.
 
 Not modelled: signatures of codes, rotating and one-time codes, 1 March birthdays, too_many_points,
 account_too_large, entries, hashes, notices.
@@ -562,7 +570,8 @@ class Model:
             raise ValueError(f"no such readings: {unknown}")
         self.readings = {**READINGS, **(readings or {})}
         self.documents = {version: document}
-        self.version = version
+        self.since = {version: -1}  # when each came into force
+        self.clock = 0
         self.members = {}  # in the order of enrolment
         self.aliases = {}
         self.keys = {}  # (kind of key, key) -> (fingerprint, answer)
@@ -575,10 +584,15 @@ class Model:
 
     # --- the program ---
 
-    def publish(self, document):
-        """A later version, in force at once."""
-        self.version += 1
-        self.documents[self.version] = document
+    def publish(self, document, now=0):
+        """A later version, in force at once for whose clock says so."""
+        number = max(self.documents) + 1
+        self.documents[number] = document
+        self.since[number] = now
+
+    @property
+    def version(self):
+        return max(number for number, since in self.since.items() if since <= self.clock)
 
     @property
     def program(self):
@@ -623,10 +637,15 @@ class Model:
     def do(self, command, now):
         """Carry a command out, or refuse it and change nothing."""
         self.commands += 1
+        self.clock = now
         work = Work(self, now)
         try:
             key = self.key_of(command)
-            fingerprint = {name: value for name, value in command.items() if value is not None}
+            fingerprint = {
+                name: value
+                for name, value in command.items()
+                if value is not None and name != "by"
+            }
             if key in self.keys:
                 first, answer = self.keys[key]
                 if first != fingerprint:
@@ -665,6 +684,7 @@ class Model:
 
     def view(self, member_id, now):
         """What a read shows at that time; nothing changes."""
+        self.clock = now
         member_id = self.resolved(member_id)
         if member_id not in self.members:
             return {"ok": False, "code": "member_not_found"}
@@ -743,7 +763,7 @@ class Model:
                     for point in member["points"]
                     if point["state"] == "pending" and point["available_on"] <= day
                 ]
-                self.make_available(member, ready)
+                self.make_available(member, ready, day)
                 for point in member["points"]:
                     if self.is_over(point, day, inactive):
                         self.expire(point)
@@ -777,7 +797,7 @@ class Model:
             return False
         return self.readings["INACTIVITY_LATER"] or point["since"] < inactive
 
-    def make_available(self, member, points):
+    def make_available(self, member, points, day):
         """Debt is paid first."""
         for point in spending_order(points):
             if "owed" in member["owed"]:
@@ -785,6 +805,7 @@ class Model:
                 point["state"] = "paid"
             else:
                 point["state"] = "available"
+                point["came"] = point["came"] or day
 
     def give_back(self, member, points, day, grace=None, last=True):
         """Points that were held or spent, to their old dates. Returns how many live."""
@@ -796,7 +817,7 @@ class Model:
                     point["expires_on"] = plus(day, grace)
                 else:
                     point["expires_on"] = plus(point["expires_on"], grace)
-        self.make_available(member, points)
+        self.make_available(member, points, day)
         for point in points if last else []:
             if self.is_over(point, day, inactive):
                 self.expire(point)
@@ -1457,6 +1478,8 @@ class Model:
                     "event": event,
                     "rule": rule,
                     "since": today,
+                    "came": None,
+                    "asked_back": False,
                     "available_on": available_on,
                     "expires_on": until,
                     "state": "pending",
@@ -1465,7 +1488,7 @@ class Model:
             )
         member["points"].extend(fresh)
         if available_on is None or available_on <= today:
-            self.make_available(member, fresh)
+            self.make_available(member, fresh, today)
         return fresh
 
     def parts_of(self, points):
@@ -2221,6 +2244,10 @@ class Model:
                 and (p["available_on"], p["expires_on"]) == (part["start"], until)
             ]
             chosen = own[:wanted] if part["start"] else []
+            mine = [p for p in member["points"] if p["nr"] in part["numbers"]]
+            mine = [p for p in mine if p["came"] and not p["asked_back"]]
+            for point in mine[: wanted - len(chosen)]:
+                point["asked_back"] = True
             lot = [p for p in member["points"] if p["state"] == "available"]
             lot = [p for p in lot if p["expires_on"] == until]
             chosen += lot[: wanted - len(chosen)]
@@ -2277,6 +2304,8 @@ class Model:
                 continue
             chosen = spending_order(spent)[::-1][:count]
             one["restored"] += len(chosen)
+            if chosen and one["voucher"] and not one["used"]:
+                one["withdrawn"] = True
             # What a refund takes first may be just that; what is over goes with the command.
             first = self.readings["RESTORE_FIRST"]
             alive = self.give_back(member, chosen, self.day(work.now), grace, last=not first)
@@ -2340,6 +2369,7 @@ class Model:
             "restored": 0,
             "voucher": None,
             "used": False,
+            "withdrawn": False,
             "discount": discount,
         }
         if command.get("hold"):
@@ -2399,7 +2429,7 @@ class Model:
                 1
                 for had in member["redemptions"].values()
                 if had["reward_id"] == reward["reward_id"]
-                and not (forgets and had["status"] in ("cancelled", "lapsed"))
+                and not (forgets and (had["status"] in ("cancelled", "lapsed") or had["withdrawn"]))
                 and one["per"] in had["counted"]
                 and window(one["per"], had["on"]) == here
             )
@@ -2415,6 +2445,7 @@ class Model:
                     if (
                         had["reward_id"] == reward["reward_id"]
                         and had["drew"]
+                        and not had["withdrawn"]
                         and had["status"] in ("held", "captured")
                         and not (had["status"] == "held" and had["held_until"] <= now)
                     ):
@@ -2492,10 +2523,10 @@ class Model:
             raise RefusedError("member_closed")
         if one["status"] in ("cancelled", "lapsed"):
             raise RefusedError("not_held", redemption_status=one["status"])
-        if one["used"]:
-            raise RefusedError("voucher_used")
         if one["points"] and one["restored"] >= one["points"]:
             raise RefusedError("redemption_restored")
+        if one["used"]:
+            raise RefusedError("voucher_used")
         one["status"] = "cancelled"
         out = [point for point in member["points"] if point["redemption"] == key]
         self.give_back(member, out, self.day(work.now))
@@ -2511,7 +2542,7 @@ class Model:
         one = dict(member["redemptions"][key])
         if one["voucher"] is None:
             raise RefusedError("voucher_not_found")
-        if one["status"] == "cancelled":
+        if one["status"] == "cancelled" or one["withdrawn"]:
             raise RefusedError("voucher_cancelled")
         if one["used"]:
             raise RefusedError("voucher_used")
@@ -2563,13 +2594,11 @@ class Model:
         if ends:
             raise self.limit_reached(ends)
         have = spending_order(available(source))
+        if "fresh_points_wait" in setting:
+            have = self.ripe(source, setting["fresh_points_wait"], today)
         if len(have) < points:
             raise RefusedError("insufficient_points", missing_points=points - len(have))
-        wait = setting.get("fresh_points_wait")
-        ripe = [p for p in have if not wait or plus(p["since"], wait) <= today]
-        if len(ripe) < points:
-            raise RefusedError("transfer_refused", reason="fresh_points")
-        moved = ripe[:points]
+        moved = have[:points]
         self.revive(target, today)
         for point in moved:
             point["state"] = "sent"
@@ -2582,6 +2611,20 @@ class Model:
             "lots": as_lots(moved),
             "balances": {source_id: balance(source), target_id: balance(target)},
         }
+
+    def ripe(self, member, wait, today):
+        """What is old enough to be sent: of each date those that are not the last that came."""
+        chosen = []
+        for day, _ in by_date(available(member)):
+            dated = [p for p in member["points"] if str(p["expires_on"]) == str(day)]
+            fresh = [
+                p
+                for p in dated
+                if p["came"] and plus(p["came"], wait) > today and not p["asked_back"]
+            ]
+            here = [p for p in dated if p["state"] == "available"]
+            chosen += here[: max(0, len(here) - len(fresh))]
+        return chosen
 
     # --- staff ---
 
@@ -2697,24 +2740,27 @@ class Model:
                 raise RefusedError("member_closed")
         if any(one["status"] == "held" for one in source["redemptions"].values()):
             raise RefusedError("open_holds")
+        today = self.day(work.now)
         moved = [p for p in source["points"] if p["state"] in ("available", "pending")]
-        self.move_years(source, self.day(work.now))
+        self.move_years(source, today)
         target["points"] += source["points"]
         target["owed"] += source["owed"]
         target["log"] += source["log"]
         target["redemptions"].update(source["redemptions"])
-        self.make_available(target, available(target))
+        for point in moved:
+            point["came"] = today if point["state"] == "available" else None
+        self.make_available(target, available(target), today)
         source_status = source["status"]
         source.update(points=[], owed=[], log=[], redemptions={}, status="merged")
         if source["tier"] > target["tier"]:
             target["tier"], target["kept_until"] = source["tier"], source["kept_until"]
         elif source["tier"] == target["tier"] and source["kept_until"] and target["kept_until"]:
             target["kept_until"] = max(source["kept_until"], target["kept_until"])
-        if not target["pin"] or (target["pin"][1] and target["pin"][1] <= self.day(work.now)):
+        if not target["pin"] or (target["pin"][1] and target["pin"][1] <= today):
             target["pin"] = source["pin"]
         if "blocked" in (source_status, target["status"]):
             target["status"] = "blocked"
-        self.lift(target, self.day(work.now))
+        self.lift(target, today)
         work.adding.append(lambda: self.aliases.__setitem__(source_id, target_id))
         return {
             "member_id": target_id,
@@ -2801,7 +2847,8 @@ class Model:
             before = self.members[member_id]
             if member["status"] != "closed":
                 paid += self.pay_dates(own, member)
-            if member != before:
+            # That somebody has looked is not written down.
+            if {**member, "looked_on": None} != {**before, "looked_on": None}:
                 own.commit()
         return {"paid": paid}
 

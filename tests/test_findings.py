@@ -247,3 +247,18 @@ def test_points_that_were_over_when_they_came_are_no_other_events(
         back = shop.refund(event_id, "r")
         assert (back["points"], back["expired_points"]) == (0, points)
     assert shop.has()["available"] == 60
+
+
+def test_the_wait_of_fresh_points_ends_with_the_month_that_is_shorter(
+    open_shop: Callable[..., Shop],
+) -> None:
+    gift = {"member_id": "ann", "points": 5, "by": "sue"}
+    shop = open_shop(transfers={"enabled": True, "fresh_points_wait": "P1M"})
+    for day in (30, 31):
+        shop.now = instant(f"2027-01-{day}T12:00", "Europe/Paris")
+        shop.do("adjust", key=f"gift {day}", **gift)
+    send = {"from_member_id": "ann", "to_member_id": "bob", "points": 10}
+    shop.now = instant("2027-02-27T12:00", "Europe/Paris")
+    assert shop.do("transfer", key="one", **send)["missing_points"] == 10
+    shop.now += DAY
+    assert shop.do("transfer", key="two", **send)["points"] == 10
