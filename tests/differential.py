@@ -32,9 +32,8 @@ from unittest import mock
 import expire
 from loyalty import edge, projections, store
 from loyalty.codes import CheckInCode, check_in_code, voucher_code
-from loyalty.dates import day_number, from_day_number, from_milliseconds, local_date, rfc3339
-from loyalty.decisions import id_of
-from loyalty.lots import advance
+from loyalty.dates import from_day_number, from_milliseconds, rfc3339
+from loyalty.decisions import advanced, id_of
 from loyalty.model import NEVER
 from tests import workers
 from tests.faults import Faults
@@ -129,9 +128,7 @@ class Product:
             return {"status": "erased"}
         rulebook = edge.store().rulebook_in_force(PROGRAM, now)
         shown = projections.balance(rulebook, account, now)
-        at = max(now, account.recorded_at)
-        today = day_number(local_date(from_milliseconds(at), rulebook.program.zone))
-        lots, _ = advance(rulebook.program, account, today, at)
+        lots, _ = advanced(rulebook, account, max(now, account.recorded_at))
         return {
             **{name: shown[name] for name in SUMS},  # type: ignore[literal-required]  # names of it
             "tier": shown["tier"] and shown["tier"]["id"],

@@ -136,7 +136,8 @@ R48 The policies for shortfall, expiry and pending are those of the version in f
 
 R49 Who asks is no part of a command: the same one of another person under its key is its repeat.
 
-R50 Which version counts the clock of the server says, also where it is slow.
+R50 Which version counts the clock of the server says, also where it is slow. What falls due in the
+    reign of a version falls due by its terms.
 
 Not modelled: signatures of codes, rotating and one-time codes, 1 March birthdays, too_many_points,
 account_too_large, entries, hashes, notices.
@@ -549,6 +550,7 @@ class Work:
         member = copied(model.members[member_id])
         self.now = max(self.now, member["recorded"])
         model.advance(member, self.now)
+        member["recorded"] = self.now
         self.members[member_id] = member
         return member
 
@@ -642,9 +644,7 @@ class Model:
         try:
             key = self.key_of(command)
             fingerprint = {
-                name: value
-                for name, value in command.items()
-                if value is not None and name != "by"
+                name: value for name, value in command.items() if value is not None and name != "by"
             }
             if key in self.keys:
                 first, answer = self.keys[key]
@@ -738,6 +738,16 @@ class Model:
         return min(plus(max(active), one["inactive_for"]) for one in policies)
 
     def advance(self, member, now):
+        """What falls due in the reign of each version, by its terms."""
+        asked = self.clock
+        for since in sorted(self.since.values()):
+            if member["recorded"] < since <= asked:
+                self.clock = since - 1
+                self.pass_time(member, since - 1)
+        self.clock = asked
+        self.pass_time(member, now)
+
+    def pass_time(self, member, now):
         """Expiry, activation, lapsing of holds and tiers up to an instant, in order of time."""
         today = self.day(now)
         moments = set()
@@ -2848,7 +2858,8 @@ class Model:
             if member["status"] != "closed":
                 paid += self.pay_dates(own, member)
             # That somebody has looked is not written down.
-            if {**member, "looked_on": None} != {**before, "looked_on": None}:
+            unsaid = {"looked_on": None, "recorded": None}
+            if {**member, **unsaid} != {**before, **unsaid}:
                 own.commit()
         return {"paid": paid}
 
