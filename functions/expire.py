@@ -20,12 +20,10 @@ from loyalty.decisions import Decision, Record
 from loyalty.edge import count, counting, logger, store, sweep_queue
 from loyalty.model import Account, Day, Known, Refusal
 from loyalty.rules import Rulebook
-from loyalty.store import Unavailable, send_messages
+from loyalty.store import SWEEP, Unavailable, send_messages
 
 RESERVE_MILLISECONDS: Final = 20_000
 """Time that must be left to begin another page: 1 MB of accounts, each due one a transaction."""
-JOBS: Final = "#sweep"
-"""Where the jobs stand in Records, beside all programs."""
 KEPT_SECONDS: Final = 30 * 86_400
 """How long they do: longer than a dead letter waits."""
 
@@ -57,8 +55,8 @@ def _fan_out(scheduled_time: str) -> dict[str, Any]:
     """Send a message for each segment, unless this job's have been sent."""
     queue, segments = sweep_queue()
     claim = {"segments": segments, "revision": 1, "ttl": _ttl()}
-    store().create_record(Record(JOBS, scheduled_time, claim))
-    seen = store().record(JOBS, scheduled_time)
+    store().create_record(Record(SWEEP, scheduled_time, claim))
+    seen = store().record(SWEEP, scheduled_time)
     if seen is None or seen["revision"] > 1:
         return {"segments": 0}
     # As many as were claimed: who claimed may have sent some of them.
@@ -71,7 +69,7 @@ def _fan_out(scheduled_time: str) -> dict[str, Any]:
         ],
     )
     sent = claim | {"segments": segments, "revision": 2, "sent_at": _now()}
-    store().replace_record(Record(JOBS, scheduled_time, sent), seen=seen)
+    store().replace_record(Record(SWEEP, scheduled_time, sent), seen=seen)
     return {"segments": segments}
 
 
@@ -90,9 +88,11 @@ class Job:
         has to come again, to go on or to see whether another one has."""
         try:
             stands = self._standing()
+            changed_at = store().terms_changed_at()
             while not stands["done"]:
+                start = json.loads(stands["start"])
                 following, failed = _sweep_page(
-                    self.segment, self.message["segments"], json.loads(stands["start"])
+                    self.segment, self.message["segments"], start, changed_at
                 )
                 self.failed += failed
                 moved = self._moved(stands, following, failed)
@@ -112,7 +112,7 @@ class Job:
         return True
 
     def _record(self, fields: dict[str, Any]) -> Record:
-        return Record(JOBS, f"{self.scheduled_time}#{self.segment:04}", fields | {"ttl": _ttl()})
+        return Record(SWEEP, f"{self.scheduled_time}#{self.segment:04}", fields | {"ttl": _ttl()})
 
     def _standing(self) -> dict[str, Any]:
         """How far the segment has come: `start` of its next page (JSON), `pages` done, accounts
@@ -153,15 +153,14 @@ def _ttl() -> int:
     return _now() // 1000 + KEPT_SECONDS
 
 
-def _sweep_page(segment: int, segments: int, start: Any) -> tuple[Any, int]:
+def _sweep_page(segment: int, segments: int, start: Any, changed_at: int) -> tuple[Any, int]:
     """Write down what is due on one page: (where the next one starts or None, how many accounts
     could not be done). One that cannot keeps nobody else waiting."""
     now = _now()
     # The earliest time zone is a day ahead: what is due is decided at each program's own date.
     latest = day_number(edge.clock().date()) + 1
-    page = store().due_accounts(
-        latest, celebrations.feasts(edge.clock().date()), segment, segments, start
-    )
+    feasts = celebrations.feasts(edge.clock().date())
+    page = store().due_accounts(latest, changed_at, feasts, segment, segments, start)
     failed = len(page.unreadable)
     for program_id in page.unreadable:
         logger.error("account not readable", program_id=program_id)

@@ -174,9 +174,7 @@ class Shop:
             case "birthday":
                 return workers.change(member, birthday=f"1980-04-{chance.randint(1, 28):02}")
             case "tier":
-                body = {"tier_id": "gold", "until": "2026-12-31"}
-                route = f"POST {BASE}/members/{{member_id}}/tier"
-                return Call("staff", route, {"member_id": member}, body)
+                return workers.set_tier(member, tier_id="gold", until="2026-12-31")
             case "block" | "unblock" as what:
                 return workers.become(what, member)
             case "again":

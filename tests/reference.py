@@ -87,13 +87,17 @@ R26 PAYMENT_NEEDS_ORDER: points are a payment where there is an order and a poin
     otherwise.
 R27 Every reward that is not on hold gives a voucher; a hold gives it when it is captured. A
     discount of an amount is given in full; a percentage is rounded down.
-R28 LIMIT_FORGETS_CANCELLED: what was cancelled or lapsed counts in no limit of a reward.
+R28 LIMIT_FORGETS_CANCELLED: what was cancelled or lapsed counts in no limit of a reward. With the
+    first points that a refund gives back of a redemption its voucher, unless it was used, is as if
+    it had been cancelled; later cancelling gives back the rest of the points.
 R29 REPEAT_ENDS: capturing, cancelling, approving, refusing again what ended this way is a replay.
 R30 Refusals of a redemption in this order: member, reward, currency, window, tier and group,
     limit, stock, holds, payment, points.
 R31 Waits of transfers are whole local dates: of the sender, from the enrolment; of points, from
-    the date they were credited to this member. Where only fresh points are missing:
-    transfer_refused, otherwise insufficient_points.
+    the date on which this member could first spend them. Of points that expire on one date the
+    older ones are spent first, whichever were spent before. What a redemption gives back is as old
+    as it was; what a refund asks back is fresh no more. Fresh points are missing as others are:
+    insufficient_points.
 R32 Blocking and closing end no hold. A blocked member's hold can be cancelled and not captured, a
     closed one's neither; both lapse.
 
@@ -114,7 +118,8 @@ R39 Adjustments expire as the program says unless they name a date; proposals la
     24 hours and are judged when they are approved.
 R40 A merge keeps enrolment, groups and referrer of the member that stays, the higher tier (raised
     by the joint points); who was blocked stays so. Only holds of the one that goes are in the way.
-    `points` are what was available and pending. An erased member shows zeros.
+    `points` are what was available and pending. An erased member shows zeros. What counts in a
+    year of membership counts in the other's year of the same number, back from the merge's day.
 
 Elsewhere
 R41 An offer's percentage is of the line's base, worth that money divided by `point_value`.
@@ -128,6 +133,11 @@ R46 A referral counts as paid when the purchase that reaches `min_amount` is awa
 R47 Erasing cancels open holds (their stock comes back); what was issued still counts in budgets.
 R48 The policies for shortfall, expiry and pending are those of the version in force at the command,
     the method of a refund that of the event's. What qualifies is decided with the event.
+
+R49 Who asks is no part of a command: the same one of another person under its key is its repeat.
+
+R50 Which version counts the clock of the server says, also where it is slow. What falls due in the
+    reign of a version falls due by its terms.
 
 Not modelled: signatures of codes, rotating and one-time codes, 1 March birthdays, too_many_points,
 account_too_large, entries, hashes, notices.
@@ -201,7 +211,7 @@ def largest_remainder(total, weights):
         return []
     whole = sum(weights)
     if whole == 0:
-        return [total] + [0] * (len(weights) - 1)
+        weights, whole = [1] * len(weights), len(weights)
     quotas = [Fraction(total) * weight / whole for weight in weights]
     shares = [quota.numerator // quota.denominator for quota in quotas]
     by_remainder = sorted(range(len(weights)), key=lambda i: (shares[i] - quotas[i], i))
@@ -540,6 +550,7 @@ class Work:
         member = copied(model.members[member_id])
         self.now = max(self.now, member["recorded"])
         model.advance(member, self.now)
+        member["recorded"] = self.now
         self.members[member_id] = member
         return member
 
@@ -561,7 +572,8 @@ class Model:
             raise ValueError(f"no such readings: {unknown}")
         self.readings = {**READINGS, **(readings or {})}
         self.documents = {version: document}
-        self.version = version
+        self.since = {version: -1}  # when each came into force
+        self.clock = 0
         self.members = {}  # in the order of enrolment
         self.aliases = {}
         self.keys = {}  # (kind of key, key) -> (fingerprint, answer)
@@ -570,13 +582,19 @@ class Model:
         self.owners = {}  # redemption -> member_id
         self.proposals = {}
         self.number = 0
+        self.commands = 0
 
     # --- the program ---
 
-    def publish(self, document):
-        """A later version, in force at once."""
-        self.version += 1
-        self.documents[self.version] = document
+    def publish(self, document, now=0):
+        """A later version, in force at once for whose clock says so."""
+        number = max(self.documents) + 1
+        self.documents[number] = document
+        self.since[number] = now
+
+    @property
+    def version(self):
+        return max(number for number, since in self.since.items() if since <= self.clock)
 
     @property
     def program(self):
@@ -620,10 +638,14 @@ class Model:
 
     def do(self, command, now):
         """Carry a command out, or refuse it and change nothing."""
+        self.commands += 1
+        self.clock = now
         work = Work(self, now)
         try:
             key = self.key_of(command)
-            fingerprint = {name: value for name, value in command.items() if value is not None}
+            fingerprint = {
+                name: value for name, value in command.items() if value is not None and name != "by"
+            }
             if key in self.keys:
                 first, answer = self.keys[key]
                 if first != fingerprint:
@@ -662,6 +684,7 @@ class Model:
 
     def view(self, member_id, now):
         """What a read shows at that time; nothing changes."""
+        self.clock = now
         member_id = self.resolved(member_id)
         if member_id not in self.members:
             return {"ok": False, "code": "member_not_found"}
@@ -715,6 +738,16 @@ class Model:
         return min(plus(max(active), one["inactive_for"]) for one in policies)
 
     def advance(self, member, now):
+        """What falls due in the reign of each version, by its terms."""
+        asked = self.clock
+        for since in sorted(self.since.values()):
+            if member["recorded"] < since <= asked:
+                self.clock = since - 1
+                self.pass_time(member, since - 1)
+        self.clock = asked
+        self.pass_time(member, now)
+
+    def pass_time(self, member, now):
         """Expiry, activation, lapsing of holds and tiers up to an instant, in order of time."""
         today = self.day(now)
         moments = set()
@@ -740,7 +773,7 @@ class Model:
                     for point in member["points"]
                     if point["state"] == "pending" and point["available_on"] <= day
                 ]
-                self.make_available(member, ready)
+                self.make_available(member, ready, day)
                 for point in member["points"]:
                     if self.is_over(point, day, inactive):
                         self.expire(point)
@@ -761,6 +794,7 @@ class Model:
     def expire(self, point):
         self.number += 1
         point["state"], point["gone"] = "expired", self.number
+        point["on_arrival"] = point["made_by"] == self.commands
 
     def is_over(self, point, day, inactive):
         if point["state"] not in ("pending", "available"):
@@ -773,7 +807,7 @@ class Model:
             return False
         return self.readings["INACTIVITY_LATER"] or point["since"] < inactive
 
-    def make_available(self, member, points):
+    def make_available(self, member, points, day):
         """Debt is paid first."""
         for point in spending_order(points):
             if "owed" in member["owed"]:
@@ -781,8 +815,9 @@ class Model:
                 point["state"] = "paid"
             else:
                 point["state"] = "available"
+                point["came"] = point["came"] or day
 
-    def give_back(self, member, points, day, grace=None):
+    def give_back(self, member, points, day, grace=None, last=True):
         """Points that were held or spent, to their old dates. Returns how many live."""
         inactive = self.inactive_on(member)
         for point in points:
@@ -792,8 +827,8 @@ class Model:
                     point["expires_on"] = plus(day, grace)
                 else:
                     point["expires_on"] = plus(point["expires_on"], grace)
-        self.make_available(member, points)
-        for point in points:
+        self.make_available(member, points, day)
+        for point in points if last else []:
             if self.is_over(point, day, inactive):
                 self.expire(point)
         return sum(1 for point in points if point["state"] != "expired")
@@ -1252,7 +1287,7 @@ class Model:
             totals = {name: Fraction(points) * ceiling / total for name, points in totals.items()}
         granted = {}
         for name, points in settled().items():
-            lines = sources[name]
+            lines = {line: sources[name][line] for line in weights[name]}
             if scope == "line" and points == sum(lines.values()):
                 shares = list(lines.values())
             else:
@@ -1449,9 +1484,12 @@ class Model:
             fresh.append(
                 {
                     "nr": self.number,
+                    "made_by": self.commands,
                     "event": event,
                     "rule": rule,
                     "since": today,
+                    "came": None,
+                    "asked_back": False,
                     "available_on": available_on,
                     "expires_on": until,
                     "state": "pending",
@@ -1460,7 +1498,7 @@ class Model:
             )
         member["points"].extend(fresh)
         if available_on is None or available_on <= today:
-            self.make_available(member, fresh)
+            self.make_available(member, fresh, today)
         return fresh
 
     def parts_of(self, points):
@@ -1480,6 +1518,7 @@ class Model:
                     "points": count,
                     "asked": 0,
                     "nr": nr,
+                    "numbers": {point["nr"] for point in points},
                     "beside": False,
                 }
                 for (start, until), count in sums.items()
@@ -1526,7 +1565,7 @@ class Model:
                 fact["qualify_by"]
             ]
         member["log"].append(fact)
-        self.lift(member, today, event["on"])
+        self.lift(member, today, event["on"] if fact["qualifies"] else None)
         record = {
             "event_id": event_id,
             "member_id": member["member_id"],
@@ -1543,6 +1582,7 @@ class Model:
             },
             "referral": None,
             "redemption_ids": [],
+            "restored": {},
         }
         answer = {
             "points": result["points"],
@@ -1953,6 +1993,7 @@ class Model:
             }
         member = work.member(record["member_id"])
         answer = self.reverse(work, member, record, command)
+        self.advance(member, work.now)
         return {
             "status": "reversed",
             "event_id": event_id,
@@ -2027,7 +2068,9 @@ class Model:
                         beside.append((count, gave))
                 else:
                     theirs.append((member_id, count, gave))
-        taken = self.take_back(member, record["gave"], fact["points"] - sum(n for n, _ in beside))
+        # A refund that waited finds only what the award itself gave.
+        parts = [part for part in record["gave"] if not (fitting and part["beside"])]
+        taken = self.take_back(member, parts, fact["points"] - sum(n for n, _ in beside))
         for count, gave in beside:
             also = self.take_back(member, gave, count)
             taken = {
@@ -2158,6 +2201,7 @@ class Model:
             gone = dict(zip(over, shares, strict=True))
         else:
             remaining = kept(lines, after)
+            whole = set()
             for place in left:
                 rule = record["rules"].get(place[0], {})
                 least = (rule.get("when") or {}).get("min_amount")
@@ -2169,9 +2213,10 @@ class Model:
                 )
                 if (least is not None and remaining < least) or (place[1] is None and not stays):
                     gone[place] = left[place]
+                    whole.add(place)
             for i, f in enumerate(after):
                 # What is gone altogether does not count by parts.
-                places = [place for place in left if place[1] == i and not gone[place]]
+                places = [place for place in left if place[1] == i and place not in whole]
                 total = sum(record["parts"][place] for place in places)
                 already = total - sum(left[place] for place in places)
                 should = rounded(total * f, "floor")
@@ -2209,11 +2254,17 @@ class Model:
                 and (p["available_on"], p["expires_on"]) == (part["start"], until)
             ]
             chosen = own[:wanted] if part["start"] else []
+            mine = [p for p in member["points"] if p["nr"] in part["numbers"]]
+            mine = [p for p in mine if p["came"] and not p["asked_back"]]
+            for point in mine[: wanted - len(chosen)]:
+                point["asked_back"] = True
             lot = [p for p in member["points"] if p["state"] == "available"]
             lot = [p for p in lot if p["expires_on"] == until]
             chosen += lot[: wanted - len(chosen)]
             lost = [p for p in member["points"] if p["state"] == "expired"]
             lost = [p for p in lost if p["expires_on"] == until and p["gone"] > part["nr"]]
+            # What went as it came was never in a lot with others.
+            lost = [p for p in lost if not p["on_arrival"] or p["nr"] in part["numbers"]]
             lost = lost[: wanted - len(chosen)]
             for point in lost:
                 point["state"] = "expired and refunded"
@@ -2247,15 +2298,27 @@ class Model:
         if duration(grace) == (0, 0, 0):
             grace = None
         for key in record["redemption_ids"]:
-            one = member["redemptions"].get(key)
-            if one is None or one["status"] != "captured":
+            if key not in self.owners:
+                continue
+            # What comes back of another member's is lost, also where they become one later.
+            owner = self.members[self.resolved(self.owners[key])]
+            one = member["redemptions"].get(key, owner["redemptions"][key])
+            if one["status"] != "captured":
                 continue
             should = one["points"] if everything else rounded(one["points"] * share, "floor")
             spent = [p for p in member["points"] if p["redemption"] == key]
-            count = max(0, should - one["restored"])
+            mine = record["restored"].get(key, 0)
+            count = max(0, min(should - mine, one["points"] - one["restored"]))
+            record["restored"][key] = max(mine, should)
+            if key not in member["redemptions"]:
+                continue
             chosen = spending_order(spent)[::-1][:count]
             one["restored"] += len(chosen)
-            alive = self.give_back(member, chosen, self.day(work.now), grace)
+            if chosen and one["voucher"] and not one["used"]:
+                one["withdrawn"] = True
+            # What a refund takes first may be just that; what is over goes with the command.
+            first = self.readings["RESTORE_FIRST"]
+            alive = self.give_back(member, chosen, self.day(work.now), grace, last=not first)
             restored += alive if self.readings["RESTORED_POINTS"] == "alive" else len(chosen)
         return restored
 
@@ -2308,6 +2371,7 @@ class Model:
             "status": "held" if command.get("hold") else "captured",
             "points": cost,
             "reward_id": reward["reward_id"] if reward else None,
+            "version": self.version,
             "drew": bool(reward and "stock" in reward),
             "counted": {one["per"] for one in (reward or {}).get("limits", [])},
             "on": today,
@@ -2315,6 +2379,7 @@ class Model:
             "restored": 0,
             "voucher": None,
             "used": False,
+            "withdrawn": False,
             "discount": discount,
         }
         if command.get("hold"):
@@ -2374,7 +2439,7 @@ class Model:
                 1
                 for had in member["redemptions"].values()
                 if had["reward_id"] == reward["reward_id"]
-                and not (forgets and had["status"] in ("cancelled", "lapsed"))
+                and not (forgets and (had["status"] in ("cancelled", "lapsed") or had["withdrawn"]))
                 and one["per"] in had["counted"]
                 and window(one["per"], had["on"]) == here
             )
@@ -2384,14 +2449,15 @@ class Model:
         if ends:
             raise self.limit_reached(ends)
         if "stock" in reward:
-            # What lapsed for others comes back when that is written down.
             out = 0
             for other in {**self.members, member["member_id"]: member}.values():
                 for had in other["redemptions"].values():
                     if (
                         had["reward_id"] == reward["reward_id"]
                         and had["drew"]
+                        and not had["withdrawn"]
                         and had["status"] in ("held", "captured")
+                        and not (had["status"] == "held" and had["held_until"] <= now)
                     ):
                         out += 1
             if out >= reward["stock"]:
@@ -2446,7 +2512,11 @@ class Model:
             if point["redemption"] == key:
                 point["state"] = "spent"
         reward = next(
-            (r for r in self.program.get("rewards", []) if r["reward_id"] == one["reward_id"]),
+            (
+                r
+                for r in self.documents[one["version"]].get("rewards", [])
+                if r["reward_id"] == one["reward_id"]
+            ),
             None,
         )
         self.give_voucher(one, reward, self.day(work.now))
@@ -2463,14 +2533,14 @@ class Model:
             raise RefusedError("member_closed")
         if one["status"] in ("cancelled", "lapsed"):
             raise RefusedError("not_held", redemption_status=one["status"])
-        if one["used"]:
-            raise RefusedError("voucher_used")
         if one["points"] and one["restored"] >= one["points"]:
             raise RefusedError("redemption_restored")
+        if one["used"]:
+            raise RefusedError("voucher_used")
         one["status"] = "cancelled"
         out = [point for point in member["points"] if point["redemption"] == key]
         self.give_back(member, out, self.day(work.now))
-        one["cancelled_answer"] = self.redeemed(key, member, one)
+        one["cancelled_answer"] = {**self.redeemed(key, member, one), "points": len(out)}
         return one["cancelled_answer"]
 
     def do_use_voucher(self, command, work):
@@ -2482,7 +2552,7 @@ class Model:
         one = dict(member["redemptions"][key])
         if one["voucher"] is None:
             raise RefusedError("voucher_not_found")
-        if one["status"] == "cancelled":
+        if one["status"] == "cancelled" or one["withdrawn"]:
             raise RefusedError("voucher_cancelled")
         if one["used"]:
             raise RefusedError("voucher_used")
@@ -2534,13 +2604,11 @@ class Model:
         if ends:
             raise self.limit_reached(ends)
         have = spending_order(available(source))
+        if "fresh_points_wait" in setting:
+            have = self.ripe(source, setting["fresh_points_wait"], today)
         if len(have) < points:
             raise RefusedError("insufficient_points", missing_points=points - len(have))
-        wait = setting.get("fresh_points_wait")
-        ripe = [p for p in have if not wait or plus(p["since"], wait) <= today]
-        if len(ripe) < points:
-            raise RefusedError("transfer_refused", reason="fresh_points")
-        moved = ripe[:points]
+        moved = have[:points]
         self.revive(target, today)
         for point in moved:
             point["state"] = "sent"
@@ -2553,6 +2621,20 @@ class Model:
             "lots": as_lots(moved),
             "balances": {source_id: balance(source), target_id: balance(target)},
         }
+
+    def ripe(self, member, wait, today):
+        """What is old enough to be sent: of each date those that are not the last that came."""
+        chosen = []
+        for day, _ in by_date(available(member)):
+            dated = [p for p in member["points"] if str(p["expires_on"]) == str(day)]
+            fresh = [
+                p
+                for p in dated
+                if p["came"] and plus(p["came"], wait) > today and not p["asked_back"]
+            ]
+            here = [p for p in dated if p["state"] == "available"]
+            chosen += here[: max(0, len(here) - len(fresh))]
+        return chosen
 
     # --- staff ---
 
@@ -2576,6 +2658,9 @@ class Model:
                 "settled_by": None,
                 "lapses_at": lapses_at,
             }
+            until = command.get("expires_on")
+            if until and date.fromisoformat(until) <= self.day(work.now):
+                raise RefusedError("expires_too_early")
             work.members.clear()
             work.adding.append(lambda: self.proposals.__setitem__(command["key"], proposal))
             return {"status": "proposed", "adjustment_id": command["key"], "points": points}
@@ -2665,22 +2750,27 @@ class Model:
                 raise RefusedError("member_closed")
         if any(one["status"] == "held" for one in source["redemptions"].values()):
             raise RefusedError("open_holds")
+        today = self.day(work.now)
         moved = [p for p in source["points"] if p["state"] in ("available", "pending")]
+        self.move_years(source, today)
         target["points"] += source["points"]
         target["owed"] += source["owed"]
         target["log"] += source["log"]
         target["redemptions"].update(source["redemptions"])
-        self.make_available(target, available(target))
+        for point in moved:
+            point["came"] = today if point["state"] == "available" else None
+        self.make_available(target, available(target), today)
         source_status = source["status"]
         source.update(points=[], owed=[], log=[], redemptions={}, status="merged")
         if source["tier"] > target["tier"]:
             target["tier"], target["kept_until"] = source["tier"], source["kept_until"]
         elif source["tier"] == target["tier"] and source["kept_until"] and target["kept_until"]:
             target["kept_until"] = max(source["kept_until"], target["kept_until"])
-        target["pin"] = target["pin"] or source["pin"]
+        if not target["pin"] or (target["pin"][1] and target["pin"][1] <= today):
+            target["pin"] = source["pin"]
         if "blocked" in (source_status, target["status"]):
             target["status"] = "blocked"
-        self.lift(target, self.day(work.now))
+        self.lift(target, today)
         work.adding.append(lambda: self.aliases.__setitem__(source_id, target_id))
         return {
             "member_id": target_id,
@@ -2688,6 +2778,17 @@ class Model:
             "points": len(moved),
             "balance": balance(target),
         }
+
+    def move_years(self, member, today):
+        """What counts in a year of membership counts as on this very day of that year."""
+        if "membership" not in ((self.program.get("tiers") or {}).get("window") or {}):
+            return
+        current, _ = self.period(member, today)
+        for fact in member["log"]:
+            if "counts_on" in fact:
+                start, _ = self.period(member, fact["counts_on"])
+                years = current.year - start.year
+                fact["counts_on"] = minus(today, f"P{12 * years}M")
 
     def set_status(self, command, work, status):
         member = work.member(command["member_id"])
@@ -2756,7 +2857,9 @@ class Model:
             before = self.members[member_id]
             if member["status"] != "closed":
                 paid += self.pay_dates(own, member)
-            if member != before:
+            # That somebody has looked is not written down.
+            unsaid = {"looked_on": None, "recorded": None}
+            if {**member, **unsaid} != {**before, **unsaid}:
                 own.commit()
         return {"paid": paid}
 

@@ -487,17 +487,13 @@ TIERS = {
 }
 
 
-def set_tier(**body: Any) -> Call:
-    path = {"member_id": "ana"}
-    return Call("staff", f"POST {BASE}/members/{{member_id}}/tier", path, body)
-
-
 def test_staff_put_a_member_into_a_tier_until_a_date(house: House) -> None:
     house.open(tiers=TIERS)
     until = (NOON + timedelta(days=10)).date().isoformat()
-    answer = done(set_tier(tier_id="gold", until=until))
+    answer = done(workers.set_tier("ana", tier_id="gold", until=until))
     assert (answer["tier"]["id"], answer["tier"]["until"]) == ("gold", until)
-    assert done(set_tier(tier_id="gold", until=until)) == answer  # nothing more is written
+    again = done(workers.set_tier("ana", tier_id="gold", until=until))
+    assert again == answer  # nothing more is written
     done(workers.award("more", "ana"))
     with house.on(9):
         assert done(workers.balance("ana"))["tier"]["id"] == "gold"
@@ -512,15 +508,15 @@ def test_staff_put_a_member_into_a_tier_until_a_date(house: House) -> None:
 def test_a_set_tier_is_taken_off_again(house: House) -> None:
     house.open(tiers=TIERS)
     until = (NOON + timedelta(days=10)).date().isoformat()
-    done(set_tier(tier_id="bronze", until=until))
+    done(workers.set_tier("ana", tier_id="bronze", until=until))
     assert done(workers.balance("ana"))["tier"]["id"] == "bronze"
-    assert done(set_tier())["tier"]["id"] == "silver"
+    assert done(workers.set_tier("ana"))["tier"]["id"] == "silver"
     for body, code in (
         ({"tier_id": "none", "until": until}, "unknown_tier"),
         ({"tier_id": "gold", "until": NOON.date().isoformat()}, "expires_too_early"),
         ({"tier_id": "gold"}, "invalid_body"),
     ):
-        answer = send(set_tier(**body))
+        answer = send(workers.set_tier("ana", **body))
         assert (answer.status, answer.body["code"]) == (422, code)
     house.balance()
 

@@ -13,6 +13,8 @@ from unittest import mock
 import pytest
 
 import expire
+from loyalty import store
+from loyalty.codes import voucher_code
 from tests import workers
 from tests.faults import FAULTS, KILLED, READ_FAULTS, WRITES, Fault, Faults, Plan
 from tests.programs import shop
@@ -56,6 +58,7 @@ def _text(value: Any) -> str:
 
 REFERRAL_CODE = r"\b[0-9A-Z]{10}\b"
 REVISION = r'"revision": {"N": "[0-9]+"}'
+USE = r'"use": {"S": "[0-9a-f]+"}'
 KEY = r"\b[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}\b"
 
 PAID_ID = "r-Y29mZmVl"
@@ -69,10 +72,18 @@ def paid(event_id: str) -> Call:
     return replace(call, body=call.body | {"purchase": purchase})
 
 
+VOUCHER = voucher_code(store.secrets_of(workers.SECRETS), 1, "shop", PAID_ID)
+"""What she holds for it."""
 HOLD_ID = "r-aGVsZA"
 """Of the hold that Dora has open under the key `held`."""
 PROPOSAL_ID = "a-dGlja2V0LTA"
 """Of an adjustment of Dora's points that was proposed under the key `ticket-0`."""
+
+SECTIONS: dict[str, Any] = {
+    "transfers": {},
+    "adjustments": {"second_person_above": 1000},
+    "tiers": {"levels": [{"tier_id": "base", "at": 0}, {"tier_id": "gold", "at": 10**6}]},
+}
 
 COMMANDS: dict[str, Command] = {
     "enrolment": Command(workers.enrol("ben", name="Ben", groups=["vip"]), REFERRAL_CODE),
@@ -108,9 +119,11 @@ COMMANDS: dict[str, Command] = {
     "approval": Command(workers.settle("approve", PROPOSAL_ID, by="another")),
     "refusal": Command(workers.settle("refuse", PROPOSAL_ID)),
     "merge": Command(workers.merge("eli", "ana", "merge-1")),
+    # Each time one of these is sent it draws an id of its own.
+    "voucher": Command(workers.use(VOUCHER, "scan-1"), USE),
+    "tier": Command(workers.set_tier("ana", tier_id="gold", until="2026-12-31"), KEY),
     "block": Command(workers.become("block", "ana", "block-1")),
     "erasure": Command(workers.erase("dora")),
-    # The request carries no key: each one that is sent draws its own.
     "groups": Command(workers.change("ana", groups=["vip", "staff"]), KEY),
     "profile": Command(workers.change("ana", name="Ana B.", phone=None), REVISION),
     "program": Command(workers.publish(shop(name="Corner Coffee & Cake"), replaces=1)),
@@ -128,7 +141,7 @@ class Stage:
         self.client = workers.connect(engine.endpoint)
         self.faults = Faults(self.client)
         for days, call in (
-            (30, workers.publish(shop(transfers={}, adjustments={"second_person_above": 1000}))),
+            (30, workers.publish(shop(**SECTIONS))),
             (20, workers.enrol("ana", name="Ana", phone="+33 1 23")),
             (9, workers.purchase("order-0", "ana", 1000, 1000)),
             (0, workers.purchase("order-1", "ana", 90_000, 8_000)),

@@ -208,3 +208,57 @@ def test_what_went_by_inactivity_under_an_older_version_is_not_taken_twice(
     shop.do("publish", document=later)
     back = shop.refund("order", "r")
     assert (back["points"], back["expired_points"], back["debt"]) == (0, 7, 0)
+
+
+def test_what_counts_in_a_year_of_membership_goes_on_counting_after_merges(
+    open_shop: Callable[..., Shop],
+) -> None:
+    shop = open_shop(tiers={"levels": LEVELS, "window": {"membership": "year"}})
+    shop.now += 200 * DAY
+    shop.enrol("cat")
+    shop.now += 100 * DAY
+    shop.enrol("dan")
+    shop.buy("before", 1000, member_id="cat")
+    # The second year of ann and bob has begun, the first of cat and dan has not ended.
+    shop.now += 80 * DAY
+    shop.buy("order", 3000, member_id="dan")
+    shop.do("merge", member_id="dan", into_member_id="cat", key="one")
+    assert shop.has("cat")["qualifying_points"] == 40
+    shop.do("merge", member_id="cat", into_member_id="ann", key="two")
+    assert shop.has("ann")["qualifying_points"] == 40
+    shop.refund("order", "r")
+    assert shop.has("ann")["qualifying_points"] == 10
+    shop.refund("before", "r")
+    assert shop.has("ann")["qualifying_points"] == 0
+
+
+def test_points_that_were_over_when_they_came_are_no_other_events(
+    open_shop: Callable[..., Shop],
+) -> None:
+    beside = {"rule_id": "stay", "trigger": "review", "earn": {"points": 60}, "expiry": []}
+    shop = open_shop(PER_CENT, beside, expiry=[{"dates": ["12-31"]}])
+    spring = shop.now
+    assert shop.buy("first", 2500)["points"] == 25
+    shop.now += 320 * DAY
+    shop.do("award", event_id="stay", type="review", member_id="ann")
+    late = shop.buy("late", 3300, occurred_at=spring + 250 * DAY)
+    assert (late["points"], shop.has()["available"]) == (33, 60)
+    for event_id, points in (("first", 25), ("late", 33)):
+        back = shop.refund(event_id, "r")
+        assert (back["points"], back["expired_points"]) == (0, points)
+    assert shop.has()["available"] == 60
+
+
+def test_the_wait_of_fresh_points_ends_with_the_month_that_is_shorter(
+    open_shop: Callable[..., Shop],
+) -> None:
+    gift = {"member_id": "ann", "points": 5, "by": "sue"}
+    shop = open_shop(transfers={"enabled": True, "fresh_points_wait": "P1M"})
+    for day in (30, 31):
+        shop.now = instant(f"2027-01-{day}T12:00", "Europe/Paris")
+        shop.do("adjust", key=f"gift {day}", **gift)
+    send = {"from_member_id": "ann", "to_member_id": "bob", "points": 10}
+    shop.now = instant("2027-02-27T12:00", "Europe/Paris")
+    assert shop.do("transfer", key="one", **send)["missing_points"] == 10
+    shop.now += DAY
+    assert shop.do("transfer", key="two", **send)["points"] == 10

@@ -462,7 +462,7 @@ class LedgerMachine(RuleBasedStateMachine):
         """Everybody of whom something is due is found, and it is written down."""
         today, found, start = number(self.today), [], None
         while True:
-            page = self.store.due_accounts(today, celebrations.feasts(self.today), 0, 1, start)
+            page = self.store.due_accounts(today, 0, celebrations.feasts(self.today), 0, 1, start)
             assert not page.unreadable
             found += page.accounts
             start = page.following

@@ -259,6 +259,43 @@ def test_the_due_date_is_the_next_day_on_which_something_happens_by_itself() -> 
     assert ledger.account.due_on is None
 
 
+def told(entry: Any) -> list[tuple[str, str]]:
+    """(day, date on which points will go) of each notice in an entry."""
+    return [
+        (from_day_number(posting.on).isoformat(), from_day_number(gone).isoformat())
+        for posting in entry.postings
+        for gone, _ in posting.told
+    ]
+
+
+NOTICES: dict[str, Any] = {
+    "expiry": [{"after": "P2D"}],
+    "notifications": {"expiring": ["P7D", "P1D"]},
+    "rules": [REVIEW],
+}
+
+
+def test_points_that_come_too_late_for_a_notice_are_told_of_by_the_next_one() -> None:
+    """They wait for 14 days and live for 2: 7 days ahead nobody could tell."""
+    ledger = Ledger(smallest(**NOTICES, pending={"review": "P14D"}))
+    ledger.enrol(instant("2026-03-01T12:00"))
+    ledger.award(instant("2026-03-01T12:00"), {"type": "review"})
+    entry = ledger.sweep(instant("2026-03-16T12:00"))
+    assert entry
+    assert [posting.kind for posting in entry.postings] == ["activate", "notice"]
+    assert told(entry) == [("2026-03-16", "2026-03-17")]
+
+
+def test_points_that_become_available_on_the_day_of_a_notice_are_in_it() -> None:
+    ledger = Ledger(smallest(**NOTICES | {"expiry": [{"after": "P1D"}]}, pending={"review": "P3D"}))
+    ledger.enrol(instant("2026-03-01T12:00"))
+    ledger.award(instant("2026-03-01T12:00"), {"type": "review"})
+    entry = ledger.sweep(instant("2026-03-04T00:00", "Europe/Paris"))
+    assert entry
+    assert [posting.kind for posting in entry.postings] == ["activate", "notice"]
+    assert told(entry) == [("2026-03-04", "2026-03-05")]
+
+
 # found by every sweep, for ever.
 def test_a_tier_that_falls_is_written_down_by_the_sweep() -> None:
     levels = [{"tier_id": "bronze", "at": 0}, {"tier_id": "silver", "at": 10}]

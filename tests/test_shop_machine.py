@@ -46,10 +46,14 @@ STEPS = 40
 STOCK, TIMES, COST = 6, 3, 20
 STEP = 5
 """Points pay in steps of so many, and one point pays one cent."""
+PRESENT = 15
+CAUGHT_UP = timedelta(days=7)
 VALID = timedelta(days=20)
 APPROVED_ABOVE = 60
 GOLD_AT = 60
 NAMES = ("ana", "ben", "cleo", "dora")
+
+DAY = timedelta(days=1)
 
 type Lots = list[tuple[date | None, int]]
 
@@ -73,7 +77,8 @@ class Terms:
             program_id="shop",
             time_zone=self.zone,
             rules=[
-                {"rule_id": "buy", "trigger": "purchase", "earn": {"points": 1, "per_amount": 100}}
+                {"rule_id": "buy", "trigger": "purchase", "earn": {"points": 1, "per_amount": 100}},
+                {"rule_id": "party", "trigger": "birthday", "earn": {"points": PRESENT}},
             ],
             rewards=[
                 {
@@ -127,6 +132,8 @@ class Member:
     status: str = ""
     pin: tuple[str, date] | None = None
     pin_is_known: bool = True
+    birthday: date | None = None
+    given_in: set[int] = field(default_factory=set)
 
     @property
     def available(self) -> int:
@@ -251,8 +258,10 @@ class ShopMachine(RuleBasedStateMachine):
     @initialize()
     def begin(self) -> None:
         workers.done(workers.publish(self.terms.document()))
-        for name in NAMES:
-            workers.done(workers.enrol(name))
+        self.joined = self.today
+        for days, name in enumerate(NAMES, -1):
+            self.members[name].birthday = birthday = self.today + 5 * days * DAY
+            workers.done(workers.enrol(name, birthday=f"1980-{birthday:%m-%d}"))
             self.adjusted(name, 60)
             self.adjusted(name, 40)
 
@@ -300,6 +309,31 @@ class ShopMachine(RuleBasedStateMachine):
             assert answer == {"batchItemFailures": []}
             before, self.books = self.books, self.house.books()
         assert before == self.books
+        self.settle()
+        for member in self.members.values():
+            self.celebrate(member)
+
+    def celebrate(self, member: Member) -> None:
+        """A birthday is paid by the sweep, once a year, on its day or within a week."""
+        day = member.birthday
+        if day is None or member.status in ("closed", "erased") or day.year in member.given_in:
+            return
+        if self.joined <= day <= self.today <= day + CAUGHT_UP:
+            member.given_in.add(day.year)
+            member.lifetime += PRESENT
+            member.credit([(day + self.terms.lives if self.terms.lives else None, PRESENT)])
+
+    @rule(who=WHO, days=st.integers(-9, 6))
+    def move_a_birthday(self, who: str, days: int) -> None:
+        """A changed date earns nothing twice."""
+        self.step()
+        birthday = self.today + days * DAY
+        changed = workers.change(who, birthday=f"1980-{birthday:%m-%d}")
+        if self.does(changed, self.may_change(who)):
+            self.of(who).birthday = birthday
+
+    def may_change(self, member_id: str) -> str:
+        return "member_erased" if self.of(member_id).status == "erased" else ""
 
     # Sending
 
@@ -732,6 +766,7 @@ class ShopMachine(RuleBasedStateMachine):
         stays.spend(paid)
         stays.debt -= paid
         stays.lifetime += goes.lifetime
+        stays.given_in |= goes.given_in
         stays.pin_is_known = goes.pin is stays.pin is None
         self.aliases[self.name(who)] = self.name(into)
         self.members = {name: m for name, m in self.members.items() if m is not goes}
@@ -756,10 +791,8 @@ class ShopMachine(RuleBasedStateMachine):
     def pin_a_tier(self, who: str, days: int, tier: str) -> None:
         self.step()
         until = self.today + timedelta(days=days)
-        path = {"member_id": who}
-        body = {"tier_id": tier, "until": until.isoformat()}
-        route = f"POST {workers.BASE}/members/{{member_id}}/tier"
-        if self.does(Call("staff", route, path, body), self.may_earn(who)):
+        call = workers.set_tier(who, tier_id=tier, until=until.isoformat())
+        if self.does(call, self.may_earn(who)):
             self.of(who).pin = (tier, until)
 
     # Laws

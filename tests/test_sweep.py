@@ -54,7 +54,7 @@ class Sweep:
         return self.time_left
 
     def standing(self, segment: int = 0, job: str = JOB) -> dict[str, Any]:
-        found = edge.store().record(expire.JOBS, f"{job}#{segment:04}")
+        found = edge.store().record(expire.SWEEP, f"{job}#{segment:04}")
         assert found
         return found
 

@@ -131,6 +131,10 @@ def adjust(member_id: str, points: int, key: str, **more: Any) -> Call:
     return Call("staff", f"POST {BASE}/adjustments", body=body, headers=_keyed(key))
 
 
+def set_tier(member_id: str, **body: Any) -> Call:
+    return Call("staff", f"POST {BASE}/members/{{member_id}}/tier", {"member_id": member_id}, body)
+
+
 def settle(how: str, adjustment_id: str, by: str = "tests") -> Call:
     """`approve` or `refuse` an adjustment that was proposed."""
     path = {"adjustment_id": adjustment_id}

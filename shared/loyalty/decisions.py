@@ -180,8 +180,7 @@ class Draft:
         # For one member time never goes back, whatever the clocks of our servers say.
         self.recorded_at = max(self.now, self.before.recorded_at)
         self.today = day_number(self.local_date(self.recorded_at))
-        program = self.rulebook.program
-        self.account, self.postings = advance(program, self.before, self.today, self.recorded_at)
+        self.account, self.postings = advanced(self.rulebook, self.before, self.recorded_at)
         self.lapsed = [p.hold for p in self.postings if p.kind == "lapse" and p.hold]
 
     def local_date(self, instant: int) -> date:
@@ -274,6 +273,21 @@ class Draft:
             noticed_on=account.noticed_on,
             **rest,
         )
+
+
+def advanced(rulebook: Rulebook, account: Account, at: int) -> tuple[Account, list[Posting]]:
+    """The account as it stands at the instant `at` (milliseconds), and the postings that fell due
+    on the way: those of a version's reign by its terms, also if nobody has written them down."""
+    postings: list[Posting] = []
+    reigns = [*rulebook.former(account.recorded_at), (rulebook.program, at + 1)]
+    for program, until in reigns:
+        today = day_number(local_date(from_milliseconds(until - 1), program.zone))
+        account, due = advance(program, account, today, until - 1)
+        if postings:
+            # In another time zone it may have been the day before again.
+            due = [replace(posting, on=max(posting.on, postings[-1].on)) for posting in due]
+        postings += due
+    return account, postings
 
 
 def at_one_moment(rulebook: Rulebook, accounts: Iterable[Account], now: int) -> list[Draft]:

@@ -141,11 +141,6 @@ def merge(
     )
     stays.post(_brought(stays.account, source, today))
     terms = rulebook.program.tiers
-    counted = tuple(
-        (tiers.bucket(terms, start, stays.before.joined_on), amount)
-        for start, amount in source.qualifying
-        if terms is not None
-    )
     stays.account = tiers.higher(rulebook.program, stays.account, source)
     stays.account = replace(stays.account, status=status)
     entry = stays.entry(
@@ -153,7 +148,9 @@ def merge(
         guard,
         active_on=source.active_on,
         lifetime=source.lifetime,
-        qualifying=tuple(sorted(_summed(counted).items())),
+        qualifying=()
+        if terms is None
+        else tiers.moved(terms, source.qualifying, stays.before.joined_on, today),
         counts=_united(stays.before, source),
         cooldowns=dict(source.cooldowns),
         status=None if status == stays.before.status else status,
@@ -192,13 +189,6 @@ def _without_standing(account: Account) -> Account:
 def _uncounted(account: Account) -> tuple[tuple[Day, int], ...]:
     """What the account counts towards a tier, as it counts no more."""
     return tuple((start, -amount) for start, amount in account.qualifying)
-
-
-def _summed(parts: tuple[tuple[Day, int], ...]) -> dict[Day, int]:
-    summed: dict[Day, int] = {}
-    for start, amount in parts:
-        summed[start] = summed.get(start, 0) + amount
-    return summed
 
 
 def _brought(stays: Account, source: Account, today: Day) -> Posting:

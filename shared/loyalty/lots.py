@@ -107,10 +107,7 @@ def due_on(program: Program, account: Account) -> Day | None:
 def _notice(program: Program, account: Account) -> tuple[Day, list[tuple[Day, int]]]:
     """The next day on which the member is to be told of points that will expire (NEVER for none),
     and which, as (expires_on, points)."""
-    after = account.noticed_on
-    if after is None:
-        # Nobody is told what was due before notices were asked for.
-        after = day_number(local_date(from_milliseconds(account.recorded_at), program.zone))
+    after = _told_until(program, account)
     due: dict[Day, list[tuple[Day, int]]] = {}
     for gone, points in expiring(program, account):
         for ahead in program.notifications.expiring:
@@ -123,6 +120,20 @@ def _notice(program: Program, account: Account) -> tuple[Day, list[tuple[Day, in
     return min(due.items(), default=(NEVER, []))
 
 
+def _told_until(program: Program, account: Account) -> Day:
+    if account.noticed_on is not None:
+        return account.noticed_on
+    # Nobody is told what was due before notices were asked for.
+    return day_number(local_date(from_milliseconds(account.recorded_at), program.zone))
+
+
+def _told(program: Program, account: Account, until: Day) -> Account:
+    """The account when points came: they are too late for the notices of days up to `until`."""
+    if not program.notifications.expiring:
+        return account
+    return replace(account, noticed_on=max(_told_until(program, account), until))
+
+
 def _lapses_on(program: Program, hold: Hold) -> Day:
     return day_number(local_date(from_milliseconds(hold.until), program.zone))
 
@@ -133,7 +144,7 @@ def advance(
     """The account as it stands at the instant `at` (milliseconds) of the day `today`, and the
     postings that fell due on the way, in order.
 
-    On one day activations come before expiries, and both before holds that lapse. Advancing step
+    On one day activations come before expiries, then notices, then holds that lapse. Advancing step
     by step equals advancing at once, and advancing twice equals advancing once.
     """
     postings: list[Posting] = []
@@ -142,39 +153,39 @@ def advance(
         resting = replace(account, holds=()) if lapsing else account
         due = due_on(program, resting)
         if lapsing and lapsing.until <= at and (due is None or due > _lapses_on(program, lapsing)):
-            posting = released(account, "lapse", _lapses_on(program, lapsing), lapsing.key)
+            on = _lapses_on(program, lapsing)
+            posting = released(account, "lapse", on, lapsing.key)
             if postings and posting.on < postings[-1].on:
                 posting = replace(posting, on=postings[-1].on)
             postings.append(posting)
-            account = account.posted(posting)
+            account = _told(program, account.posted(posting), on)
             continue
         if due is None or due > today:
             return account, postings
         if due == tiers.due_on(program, account):
             account = tiers.fallen(program, account, due)
             continue
-        if program.notifications.expiring:
-            day, told = _notice(program, account)
-            if day == due:
-                account = replace(account, noticed_on=day)
-                postings.append(Posting("notice", day, told=tuple(told)))
-                continue
         started = tuple(part for part in account.pending if part[0] <= due)
+        everything = inactive_on(program, account) <= due
+        gone = tuple(
+            (expires_on, -points)
+            for expires_on, points in account.lots
+            if everything or expires_on <= due
+        )
         if started:
             posting = _activation(account, due, started)
-        else:
-            everything = inactive_on(program, account) <= due
-            gone = tuple(
-                (expires_on, -points)
-                for expires_on, points in account.lots
-                if everything or expires_on <= due
-            )
+        elif gone:
             posting = Posting("expire", due, lots=gone)
+        else:
+            _, told = _notice(program, account)
+            account = replace(account, noticed_on=due)
+            postings.append(Posting("notice", due, told=tuple(told)))
+            continue
         if postings and posting.on < postings[-1].on:
             # Points activated after the inactivity date go on the day they came, not before it.
             posting = replace(posting, on=postings[-1].on)
         postings.append(posting)
-        account = account.posted(posting)
+        account = _told(program, account.posted(posting), due - 1)
 
 
 def released(account: Account, kind: Kind, on: Day, key: str) -> Posting:

@@ -5,7 +5,6 @@ differ.
 """
 
 from collections.abc import Iterable, Iterator
-from dataclasses import replace
 from typing import Any, Literal, NotRequired, TypedDict, cast
 
 from loyalty.adjusting import adjustment_id
@@ -21,8 +20,8 @@ from loyalty.dates import (
     milliseconds,
     rfc3339,
 )
-from loyalty.decisions import redemption_id
-from loyalty.lots import advance, expiring
+from loyalty.decisions import advanced, redemption_id
+from loyalty.lots import expiring
 from loyalty.model import BY_ITSELF, NEVER, Account, Entry, Posting
 from loyalty.program import Program
 from loyalty.redeeming import Offered, discount, payment
@@ -504,7 +503,7 @@ def reversed_(entry: Entry) -> Reversed:
         "points": points,
         "taken_from": taken,
         "debt": debt,
-        "expired_points": sum(points for _, points in stored.get("x", ())),
+        "expired_points": stored.get("y", 0) + sum(points for _, points in stored.get("x", ())),
         "forgiven_points": stored.get("o", 0),
         "restored_points": sum(points for _, points in stored.get("s", ())),
         "balance": entry.balance,
@@ -603,7 +602,7 @@ def balance(rulebook: Rulebook, account: Account, now: int) -> Balance:
     program = rulebook.program
     at = max(now, account.recorded_at)
     today = day_number(local_date(from_milliseconds(at), program.zone))
-    account, _ = advance(program, account, today, at)
+    account, _ = advanced(rulebook, account, at)
     shown: Balance = {
         "member_id": account.member_id,
         "available": account.available,
@@ -653,7 +652,7 @@ def balance_as_of(
         if entry.recorded_at > at:
             break
         account = account.after(entry)
-    return balance(rulebook, replace(account, recorded_at=0), at)
+    return balance(rulebook, account, at)
 
 
 _MANY = ("enrol", "expire")

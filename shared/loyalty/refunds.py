@@ -4,7 +4,7 @@ A refund says which part of each line came back. What the event is left with is 
 that part: so refunds are cumulative, in any order, and the last one takes the rest.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from fractions import Fraction
 from functools import cached_property
@@ -39,7 +39,7 @@ from loyalty.rules import (
     reasons_of,
     spread,
 )
-from loyalty.tiers import bucket
+from loyalty.tiers import moved
 
 type Parts = list[tuple[int, int, int]]
 """What came back: line number i and the part n/d of it, as (i, n, d)."""
@@ -639,7 +639,7 @@ def _taken_back(
         told = take_back(draft, known, other, _grants(other.postings), other.points, {})
         points += other.points
         for name in told.keys() - {"t"}:
-            nothing: Any = 0 if name == "o" else []
+            nothing: Any = [] if name == "x" else 0
             explanation[name] = explanation.get(name, nothing) + told[name]
     if restored and restored.points:
         explanation["s"] = list(restored.points)
@@ -648,7 +648,7 @@ def _taken_back(
         guard,
         lifetime=-points,
         counts=restored.counts if restored else (),
-        qualifying=_unqualified(draft, event, qualifying),
+        qualifying=_unqualified(draft, known, event, qualifying),
         reason=event.partition.partition("#")[2],
         event=stored or None,
         # In the index: later refunds of the same lot must not count the same expiry again.
@@ -667,10 +667,12 @@ def take_back(
     """Post `points` back from what `grants` credited, after `claimed` of it (by expiry) were taken
     before; then by the program's policy. `event` is None where its entry is being made now.
 
-    What to explain: `t` points claimed by lot, `x` of them expired, `o` forgiven.
+    What to explain: `t` points claimed by lot, `x` of them expired, `y` expired as they came, `o`
+    forgiven.
     """
     posting = Posting("reverse", draft.today)
     expired: dict[Day, int] = {}
+    arrived = 0
     asked: dict[Day, int] = {}
     left = points
     parts = [part for grant in grants for part in grant.pending]
@@ -690,35 +692,56 @@ def take_back(
         from_lot = _from_lot(draft, posting, end, wanted - part)
         posting = _and(posting, lots=from_lot)
         missing = wanted - part + _sum(from_lot)
+        if event is not None and not start:
+            at_once = min(missing, _gone(_on_arrival(event), end))
+            arrived += at_once
+            missing -= at_once
         gone = _expired(draft, known, event, end, missing, expired.get(end, 0))
         if gone:
             expired[end] = expired.get(end, 0) + gone
     draft.post(posting)
-    short = points + posting.points - sum(expired.values())
+    short = points + posting.points - sum(expired.values()) - arrived
     policy = draft.rulebook.program.refunds.shortfall
     more = 0 if policy == "clamp" else min(short, draft.account.available)
     draft.post(take(draft.account, "reverse", draft.today, more))
     if policy == "debt" and short > more:
         draft.post(Posting("reverse", draft.today, debt=short - more))
         more = short
-    told = {"t": sorted(asked.items()), "x": sorted(expired.items()), "o": short - more}
+    told = {
+        "t": sorted(asked.items()),
+        "x": sorted(expired.items()),
+        "y": arrived,
+        "o": short - more,
+    }
     return {name: value for name, value in told.items() if value}
 
 
-def _unqualified(draft: Draft, event: Entry, points: int | None) -> tuple[tuple[int, int], ...]:
+def _unqualified(
+    draft: Draft, known: Known, event: Entry, points: int | None
+) -> tuple[tuple[int, int], ...]:
     """What the event counted towards a tier, or so much of it, taken back from where it counts."""
-    known = dict(draft.account.qualifying)
-    terms = draft.rulebook.program.tiers
+    counting = dict(draft.account.qualifying)
     taken = []
-    for first, amount in event.qualifying:
-        start = first
-        if event.member_id != draft.before.member_id and terms is not None:
-            start = bucket(terms, first, draft.before.joined_on)  # where the merge has put it
-        if amount > 0 and start in known:
-            part = min(amount, known[start], amount if points is None else points)
+    for start, amount in _where_it_counts(draft, known, event):
+        if amount > 0 and start in counting:
+            part = min(amount, counting[start], amount if points is None else points)
             if part:
                 taken.append((start, -part))
     return tuple(taken)
+
+
+def _where_it_counts(draft: Draft, known: Known, event: Entry) -> tuple[tuple[int, int], ...]:
+    """What the event counted, in the buckets into which merges have put it since."""
+    terms = draft.rulebook.program.tiers
+    buckets, member_id = event.qualifying, event.member_id
+    while terms is not None and member_id != draft.before.member_id:
+        merged = known.accounts.get(member_id)
+        into = merged and known.accounts.get(merged.merged_into)
+        if merged is None or into is None:
+            break
+        on = day_number(draft.local_date(merged.recorded_at))
+        buckets, member_id = moved(terms, buckets, into.joined_on, on), into.member_id
+    return buckets
 
 
 def _and(
@@ -757,16 +780,8 @@ def _expired(
     if history is None or history.since > event.recorded_at:
         raise NeedsHistory(event.recorded_at)
     later = [e for e in history.entries if _is_later(known, draft, event, e)]
-    # Of the event's own entry only what went after the grant: points that came too late to live.
-    last = max((i for i, p in enumerate(event.postings) if p in event.own_postings), default=-1)
-    postings = [*event.postings[last + 1 :], *(p for e in later for p in e.postings)]
-    gone: int = sum(
-        -change
-        for posting in (*postings, *draft.postings)
-        if posting.kind == "expire"
-        for expires_on, change in posting.lots
-        if expires_on == end
-    )
+    postings = [p for e in later for p in _of_shared_lots(e)]
+    gone: int = _gone((*postings, *draft.postings), end)
     # What earlier refunds have counted as expired is not there for this one.
     gone -= sum(
         claimed
@@ -776,6 +791,30 @@ def _expired(
         if day == end
     )
     return max(0, min(points, gone - counted))
+
+
+def _of_shared_lots(entry: Entry) -> tuple[Posting, ...]:
+    """The postings of an entry without what an event that was told too late granted and lost: that
+    was never in a lot with others. What a cancellation or a refund gives back had been."""
+    if entry.kind in ("cancel", "reverse"):
+        return entry.postings
+    return entry.postings[: len(entry.postings) - len(_on_arrival(entry))]
+
+
+def _on_arrival(entry: Entry) -> tuple[Posting, ...]:
+    """What went in the very entry that gave it."""
+    last = max((i for i, p in enumerate(entry.postings) if p in entry.own_postings), default=None)
+    return () if last is None else entry.postings[last + 1 :]
+
+
+def _gone(postings: Iterable[Posting], end: Day) -> int:
+    return sum(
+        -change
+        for posting in postings
+        if posting.kind == "expire"
+        for expires_on, change in posting.lots
+        if expires_on == end
+    )
 
 
 def _is_later(known: Known, draft: Draft, event: Entry, entry: Entry) -> bool:

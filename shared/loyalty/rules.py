@@ -530,12 +530,19 @@ class Rulebook:
     """One version of a program, compiled once for evaluation.
 
     `sources` are its rules and then its offers, in document order: what an explanation's indexes
-    mean.
+    mean. `former` gives, of the versions before it by whose terms time passed otherwise, those that
+    counted after a moment (milliseconds), each with the moment from which it counted no more.
     """
 
-    def __init__(self, program: Program, version: int) -> None:
+    def __init__(
+        self,
+        program: Program,
+        version: int,
+        former: Callable[[int], Sequence[tuple[Program, int]]] = lambda _: (),
+    ) -> None:
         self.program = program
         self.version = version
+        self.former = former
         self.sources: tuple[Rule | Offer, ...] = (*program.rules, *program.offers)
         considered: dict[str, list[int]] = {}
         for index in sorted(range(len(program.rules)), key=lambda i: -program.rules[i].priority):

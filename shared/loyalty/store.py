@@ -12,7 +12,7 @@ import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import timedelta
-from functools import cache, cached_property
+from functools import cache, cached_property, partial
 from hashlib import sha256
 from typing import TYPE_CHECKING, Any, Final
 
@@ -38,7 +38,7 @@ from loyalty.model import (
     Waiting,
     brings_another,
 )
-from loyalty.program import parse
+from loyalty.program import Program, parse
 from loyalty.rules import CAMPAIGN_HIT, Rulebook
 from loyalty.wire import (
     Item,
@@ -76,6 +76,10 @@ LOOKS: Final = 12
 """How often a decision may ask for more to be read."""
 PROGRAM_REFRESH_SECONDS: Final = 20.0
 """Age at which the list of versions is read again; below the delay of publishing."""
+PASSING: Final = ("time_zone", "expiry", "tiers", "notifications")
+"""The sections of a program by which time passes for an account."""
+SWEEP: Final = "#sweep"
+"""Where the jobs of the sweep stand in Records, beside all programs, and what they have to know."""
 PART_BYTES: Final = 350_000
 """A program larger than this (compressed) is stored in parts: items hold at most 400 KB."""
 LAPSED_LOOKS: Final = 20
@@ -138,7 +142,8 @@ class Proposed:
 
 @dataclass(frozen=True, slots=True)
 class Version:
-    """A published version of a program: its number, from when it counts, who published it."""
+    """A published version of a program: its number, from when it counts, who published it.
+    Versions by whose terms time passes alike have the same `passing`."""
 
     number: int
     effective_at: int
@@ -146,6 +151,7 @@ class Version:
     published_by: str
     digest: str
     parts: int
+    passing: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -270,6 +276,7 @@ class Store:
         self._jitter = jitter
         self._versions: dict[str, tuple[float, tuple[Version, ...]]] = {}
         self._rulebooks: dict[tuple[str, int], Rulebook] = {}
+        self._reigns: dict[tuple[str, int], list[tuple[int, int]]] = {}
         self._published = 0
 
     @cached_property
@@ -505,9 +512,16 @@ class Store:
         return True
 
     def due_accounts(
-        self, today: int, feasts: Sequence[int], segment: int, segments: int, start: Item | None
+        self,
+        today: int,
+        changed_at: int,
+        feasts: Sequence[int],
+        segment: int,
+        segments: int,
+        start: Item | None,
     ) -> DuePage:
-        """One page of a segment of all accounts: those due by `today` or with a birthday or an
+        """One page of a segment of all accounts: those due by `today`, those that have stood still
+        since `changed_at` (what is due on them may have moved), and those with a birthday or an
         anniversary on one of `feasts` (MMDD). What is filtered out costs the same reads."""
         names = [f":f{i}" for i in range(len(feasts))]
         days = ", ".join(names)
@@ -516,9 +530,10 @@ class Store:
             segment,
             segments,
             start,
-            FilterExpression=f"u <= :t OR y IN ({days}) OR z IN ({days})",
+            FilterExpression=f"u <= :t OR r < :c OR y IN ({days}) OR z IN ({days})",
             ExpressionAttributeValues={
                 ":t": {"N": str(today)},
+                ":c": {"N": str(changed_at)},
                 **{name: {"N": str(day)} for name, day in zip(names, feasts, strict=True)},
             },
         )
@@ -639,9 +654,22 @@ class Store:
         """One version, compiled; kept for the life of the process, since it never changes."""
         known = self._rulebooks.get((program_id, number))
         if known is None:
-            known = Rulebook(parse(self.document(program_id, number)), number)
+            former = partial(self._former, program_id, number)
+            known = Rulebook(parse(self.document(program_id, number)), number, former)
             self._rulebooks[program_id, number] = known
         return known
+
+    def _former(self, program_id: str, number: int, since: int) -> Sequence[tuple[Program, int]]:
+        """What `Rulebook.former` is of this version. Others are read only where time passed
+        otherwise under them, and for accounts that have stood still since then."""
+        reigns = self._reigns.get((program_id, number))
+        if reigns is None:
+            known = self._known_versions(program_id)
+            reigns = former_reigns([version for version in known if version.number <= number])
+            self._reigns[program_id, number] = reigns
+        return [
+            (self.rulebook(program_id, n).program, until) for n, until in reigns if until > since
+        ]
 
     def document(self, program_id: str, number: int) -> Any:
         """The JSON document of a version, as it was published."""
@@ -680,6 +708,7 @@ class Store:
                         published_by=plain["published_by"],
                         digest=plain["digest"],
                         parts=plain["parts"],
+                        passing=plain.get("passing", plain["digest"]),
                     )
                 )
         return tuple(found)
@@ -707,7 +736,11 @@ class Store:
             published_by=by,
             digest=digest,
             parts=len(parts),
+            passing=_passing(document),
         )
+        before = next((v for v in self.versions(program_id) if v.number == number - 1), None)
+        if before is not None and before.passing != version.passing:
+            self._tell_the_sweep(version.effective_at)
         header = Record(
             _program_key(program_id),
             _version_sort(number),
@@ -717,6 +750,7 @@ class Store:
                 "published_by": by,
                 "digest": digest,
                 "parts": len(parts),
+                "passing": version.passing,
             },
         )
         try:
@@ -726,6 +760,22 @@ class Store:
             self._published += 1
             self._versions.pop(program_id, None)
         return version
+
+    def terms_changed_at(self) -> int:
+        """From when the last version counts by whose terms time passes otherwise than before: what
+        is due on accounts that have stood still since may have moved."""
+        seen = self.record(SWEEP, "terms")
+        return seen["at"] if seen else 0
+
+    def _tell_the_sweep(self, changed_at: int) -> None:
+        for attempt in range(ATTEMPTS):
+            seen = self.record(SWEEP, "terms") or {"at": 0, "revision": 0}
+            fields = {"at": max(seen["at"], changed_at), "revision": seen["revision"] + 1}
+            record = Record(SWEEP, "terms", fields)
+            if self.replace_record(record, seen=seen) if seen["at"] else self.create_record(record):
+                return
+            self.rest(attempt)
+        raise Unavailable("others publish at this moment")
 
     def _holds(self, item: Item) -> bool:
         """Whether Records holds just this item: then it was our own put whose answer was lost."""
@@ -1283,6 +1333,26 @@ _OTHER_WINDOW: Final = "attribute_not_exists(pk) OR #w <> :window"
 def in_force(versions: Sequence[Version], now: int) -> Version:
     """The newest version that counts at `now`; the first has always counted."""
     return next((v for v in versions if v.effective_at <= now), versions[-1])
+
+
+def former_reigns(versions: Sequence[Version]) -> list[tuple[int, int]]:
+    """Of versions, newest first: those before the newest that have counted, oldest first, as
+    (number, when it counted no more). Of successive ones with equal terms of time the last."""
+    reigns: list[tuple[int, int]] = []
+    newest, *others = versions
+    passing, until = newest.passing, newest.effective_at
+    for version in others:
+        if version.effective_at >= until:
+            continue  # another one was published for an earlier time
+        if version.passing != passing:
+            reigns.append((version.number, until))
+        passing, until = version.passing, version.effective_at
+    return reigns[::-1]
+
+
+def _passing(document: Mapping[str, Any]) -> str:
+    terms = [document.get(name) for name in PASSING]
+    return sha256(json.dumps(terms, sort_keys=True).encode()).hexdigest()[:16]
 
 
 def _stands(item: Item) -> Entry | Waiting:

@@ -6,6 +6,7 @@ its `tier_until`: a period's end that finds too little, plus grace; in a rolling
 which what is left no longer suffices, plus grace. So a tier falls due as a lot does.
 """
 
+from collections.abc import Iterable
 from dataclasses import replace
 from datetime import date
 from typing import Final
@@ -37,6 +38,26 @@ def bucket(tiers: Tiers, on: Day, joined_on: Day | None) -> Day:
             return on if _by_day(tiers) else day_number(day.replace(day=1))
         case _:
             return _period(tiers, on, joined_on)[0]
+
+
+def moved(
+    tiers: Tiers, buckets: Iterable[tuple[Day, int]], joined_on: Day | None, merged_on: Day
+) -> tuple[tuple[Day, int], ...]:
+    """Buckets of one member as they count for another, who joined on `joined_on`, from a merge on.
+
+    A year of membership that is under way, or was so many years before, becomes the other's year
+    of which the same is true: what counts goes on counting, and nothing counts twice.
+    """
+    summed: dict[Day, int] = {}
+    for first, amount in buckets:
+        start = first
+        if tiers.window.kind == "membership":
+            start, _ = _year(first, merged_on)
+            years = from_day_number(start).year - from_day_number(first).year
+            start = day_number(minus(from_day_number(merged_on), Duration(months=12 * years)))
+        start = bucket(tiers, start, joined_on)
+        summed[start] = summed.get(start, 0) + amount
+    return tuple(sorted(summed.items()))
 
 
 def counted(program: Program, account: Account, today: Day) -> int:
@@ -216,16 +237,21 @@ def _by_day(tiers: Tiers) -> bool:
 
 def _period(tiers: Tiers, on: Day, joined_on: Day | None) -> tuple[Day, Day]:
     """(First day, day after the last) of the calendar or membership year that holds `on`."""
-    day = from_day_number(on)
     if tiers.window.kind == "calendar" or joined_on is None:
-        return day_number(date(day.year, 1, 1)), day_number(date(day.year + 1, 1, 1))
-    joined = from_day_number(joined_on)
-    years = day.year - joined.year
-    start = plus(joined, Duration(months=12 * years))
+        year = from_day_number(on).year
+        return day_number(date(year, 1, 1)), day_number(date(year + 1, 1, 1))
+    return _year(joined_on, on)
+
+
+def _year(first: Day, on: Day) -> tuple[Day, Day]:
+    """(First day, day after the last) of the year that holds `on`, counted from the day `first`."""
+    day, begun = from_day_number(on), from_day_number(first)
+    years = day.year - begun.year
+    start = plus(begun, Duration(months=12 * years))
     if start > day:
         years -= 1
-        start = plus(joined, Duration(months=12 * years))
-    return day_number(start), day_number(plus(joined, Duration(months=12 * (years + 1))))
+        start = plus(begun, Duration(months=12 * years))
+    return day_number(start), day_number(plus(begun, Duration(months=12 * (years + 1))))
 
 
 def _level(tiers: Tiers, amount: int) -> int:

@@ -43,6 +43,7 @@ from loyalty.rules import Rulebook, iso
 SENT = token("program", "transfers")
 """The counter of points that a member has sent."""
 _ONE_DAY = Duration(days=1)
+_MONTHS_DIFFER_BY = Duration(days=-3)
 
 
 def transfer_id(entry: Entry) -> str:
@@ -137,8 +138,7 @@ def _fresh(sender: Draft, known: Known, terms: Transfers) -> dict[Day, int]:
     wait = terms.fresh_points_wait
     if wait.is_zero:
         return {}
-    # The first local date that is not old enough: all of it counts.
-    first = plus(minus(from_day_number(sender.today), wait), _ONE_DAY)
+    first = _first_fresh(from_day_number(sender.today), wait)
     since = milliseconds(day_begins(first, sender.rulebook.program.zone))
     if known.history is None or known.history.since > since:
         raise NeedsHistory(since)
@@ -163,6 +163,15 @@ def _fresh(sender: Draft, known: Known, terms: Transfers) -> dict[Day, int]:
     held = dict(sender.account.lots)
     fresh = {end: min(points, held.get(end, 0)) for end, points in came.items()}
     return {end: points for end, points in fresh.items() if points > 0}
+
+
+def _first_fresh(today: date, wait: Duration) -> date:
+    """The first local date since which a wait is not over: all of it counts."""
+    # Counted forwards, as every duration: of the ends of months none is the way back.
+    first = plus(minus(today, wait), _MONTHS_DIFFER_BY)
+    while plus(first, wait) <= today:
+        first = plus(first, _ONE_DAY)
+    return first
 
 
 def _came(posting: Posting, first: Day) -> Iterator[tuple[Day, int]]:
