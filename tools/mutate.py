@@ -67,9 +67,10 @@ MODULES: Final = (
 
 TESTS: Final = (
     "account", "adjustments", "advice", "budgets", "catalog", "celebrations", "dates", "earning",
-    "findings", "holds", "laws", "limits", "lives", "lots", "members", "offers", "paid_orders",
-    "partial_refunds", "program", "redeeming", "referrals", "refunds", "reproduction", "simulate",
-    "tiers", "time", "transfers", "vouchers", "waiting_refunds",
+    "erasure", "findings", "holds", "laws", "limits", "lives", "lots", "members", "offers",
+    "paid_orders", "partial_refunds", "program", "redeeming", "referrals", "refunds",
+    "reproduction", "simulate", "tiers", "time", "transfers", "versions", "vouchers",
+    "waiting_refunds",
 )  # fmt: skip
 """Files with tests of decisions."""
 
