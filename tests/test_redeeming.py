@@ -11,10 +11,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from loyalty.codes import Secrets, voucher_code, voucher_hash
-from loyalty.commands import Purchase
-from loyalty.decisions import redemption_id, redemption_partition
-from loyalty.model import NEVER, Entry, Posting
+from loyalty.commands import Purchase, Redemption
+from loyalty.decisions import Guard, Record, redemption_id, redemption_partition
+from loyalty.model import NEVER, Entry, Known, Posting
 from loyalty.projections import Redeemed, redeemed
+from loyalty.redeeming import redeem, returned, withdrawn
+from loyalty.rules import Rulebook
 from tests.programs import smallest
 from tests.strategies import DAY, SECRETS, Ledger, instant, number, refused
 
@@ -487,3 +489,101 @@ def test_an_order_can_name_the_redemption_of_even_the_longest_key() -> None:
     bought = {"currency": "EUR", "lines": [line], "redemption_ids": [redemption_id(entry)]}
     assert redemption_partition(redemption_id(entry)) == entry.partition
     assert Purchase.model_validate(bought).redemption_ids == [redemption_id(entry)]
+
+
+# What an entry says
+
+
+def test_exactly_enough_is_enough_for_a_reward() -> None:
+    ledger = member(40, reward())
+    assert ledger.redeem(NOW, reward_id="gift").balance == 0
+    with refused("insufficient_points", missing_points=40):
+        ledger.redeem(NOW, reward_id="gift")
+
+
+def test_plain_points_name_no_reward_and_a_hold_of_one_does() -> None:
+    ledger = member(100, reward())
+    plain, kept = ledger.redeem(NOW, 5, hold=True), ledger.redeem(NOW, reward_id="gift", hold=True)
+    holds = [posting.hold for entry in (plain, kept) for posting in entry.postings]
+    assert [hold.reward for hold in holds if hold] == ["", "gift"]
+    assert (plain.reason, kept.reason) == ("", "gift")
+    assert ledger.capture(NOW, kept).reason == "gift"
+    assert ledger.redeem(NOW, 5).reason == ""
+
+
+def test_the_key_of_an_open_hold_is_no_key_of_another() -> None:
+    ledger = member(100)
+    held = ledger.redeem(NOW, 5, hold=True)
+    command = Redemption.model_validate({"points": 5, "hold": True})
+    known, guard = Known({"ann": ledger.account}), Guard(held.partition, "0", b"")
+    with refused("too_many_holds"):
+        redeem(ledger.rulebook, known, guard, "ann", command, SECRETS, NOW)
+
+
+def test_a_voucher_is_of_the_version_under_which_its_points_were_reserved() -> None:
+    ledger = member(100, reward())
+    held = ledger.redeem(NOW, reward_id="gift", hold=True)
+    ledger.rulebook = Rulebook(ledger.program, 2)
+    captured = ledger.capture(NOW, held)
+    assert (held.version, captured.version, captured.answer["h"]) == (1, 2, 1)
+    assert ledger.records[-1].fields["version"] == 1
+    ledger.redeem(NOW, reward_id="gift")
+    assert ledger.records[-1].fields["version"] == 2
+
+
+def test_who_left_takes_nothing_back() -> None:
+    ledger = member(100)
+    entry = ledger.redeem(NOW, 5)
+    assert ledger.account
+    ledger.account = replace(ledger.account, status="closed")
+    with refused("member_closed"):
+        ledger.cancel(NOW, entry)
+
+
+def test_what_refunds_have_given_back_is_not_given_back_again() -> None:
+    ledger = member(100)
+    entry = ledger.redeem(NOW, 60)
+    lines = [{"line_id": "1", "quantity": 1, "amount": 60}]
+    ids = [redemption_id(entry)]
+    purchase = {"currency": "EUR", "lines": lines, "paid_with_points": 60, "redemption_ids": ids}
+    bought = ledger.award(NOW, {"type": "purchase", "purchase": purchase})
+    ledger.reverse(NOW, bought)
+    assert ledger.account
+    assert ledger.account.balance == 100
+    with refused("redemption_restored"):
+        ledger.cancel(NOW, entry)
+
+
+def test_a_withdrawn_voucher_is_replaced_where_it_stands_as_it_was_seen() -> None:
+    seen = {"pk": "a", "sk": "voucher", "status": "issued", "revision": 3, "reward_id": "gift"}
+    assert withdrawn(seen) == Record(
+        "a", "voucher", {"status": "cancelled", "revision": 4, "reward_id": "gift"}, seen=3
+    )
+
+
+@pytest.mark.parametrize(
+    ("points", "before", "lots"),
+    [
+        (100, 0, [(NEVER, 20), (300, 30), (200, 50)]),
+        (45, 0, [(NEVER, 20), (300, 25)]),
+        (20, 0, [(NEVER, 20)]),
+        (100, 20, [(300, 30), (200, 50)]),
+        (10, 25, [(300, 10)]),
+        (100, 55, [(200, 45)]),
+        (30, 15, [(NEVER, 5), (300, 25)]),
+        (9, 100, []),
+    ],
+)
+def test_what_comes_back_in_parts_begins_with_what_lives_longest(
+    points: int, before: int, lots: list[tuple[int, int]]
+) -> None:
+    ledger = member(0)
+    assert ledger.account
+    parts = ((200, 50), (300, 30), (NEVER, 20))
+    ledger.account = replace(ledger.account, lots=parts)
+    entry = replace(
+        ledger.entries[0],
+        kind="redeem",
+        postings=(Posting("redeem", 9, lots=tuple((end, -n) for end, n in parts)),),
+    )
+    assert returned(entry, points, before) == lots
