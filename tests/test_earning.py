@@ -12,9 +12,12 @@ from hypothesis import strategies as st
 from pydantic import ValidationError
 
 from loyalty import rules
+from loyalty.commands import Event
 from loyalty.dates import rfc3339
+from loyalty.decisions import Decision, Guard
+from loyalty.earning import complete_profile
 from loyalty.limits import Usage, token
-from loyalty.model import Entry, Refusal
+from loyalty.model import Account, Count, Counts, Entry, Known, Refusal
 from loyalty.program import parse
 from loyalty.projections import Explained, awarded, checked_in
 from loyalty.refunds import Given
@@ -692,6 +695,13 @@ def test_an_event_up_to_5_minutes_ahead_counts_in_the_window_it_belongs_to() -> 
     assert review(ledger, before_midnight).points == 6  # still today, whose counter is another
     assert review(ledger, before_midnight).points == 0
     assert review(ledger, after_midnight).points == 0
+
+
+def test_an_event_is_of_the_future_from_the_first_millisecond_beyond_5_minutes() -> None:
+    ledger = shop(rule(trigger="review", earn={"points": 3}))
+    assert review(ledger, NOW, occurred_at=NOW + 5 * MINUTE).points == 3
+    with refused("event_in_future"):
+        review(ledger, NOW, occurred_at=NOW + 5 * MINUTE + 1)
 
 
 def test_events_of_the_future_are_refused() -> None:
@@ -1436,6 +1446,38 @@ def test_a_rule_may_say_that_its_points_never_expire() -> None:
     never = rule("never", trigger="review", earn={"points": 2}, expiry=[])
     ledger = shop(never, expiry=[{"after": "P1M"}])
     assert awarded(ledger.rulebook, review(ledger))["lots"] == [{"points": 2, "expires_on": None}]
+
+
+def completed(document: dict[str, Any], **member: Any) -> Decision:
+    book = Rulebook(parse(document), 1)
+    ann = Account(program_id="test", member_id="ann", seq=1, **member)
+    event = Event.model_construct(
+        event_id="profile", type="profile_completed", member_id="ann", attributes={}
+    )
+    guard = Guard("p#ann", "0", b"")
+    return complete_profile(book, Known({"ann": ann}), guard, event, NOW)
+
+
+def test_a_completed_profile_is_paid_once_for_ever() -> None:
+    paying = rule("whole", trigger="profile_completed", earn={"points": 20})
+    [entry] = completed(smallest(rules=[paying])).entries
+    once = Count("ever", 0, token("once", "profile_completed"), 1)
+    assert (entry.points, entry.counts) == (20, (once,))
+    paid = {"ever": Counts(0, {once.name: 1})}
+    with refused("nothing_due"):
+        completed(smallest(rules=[paying]), counters=paid)
+    other = {"ever": Counts(0, {token("once", "birthday"): 1})}
+    assert completed(smallest(rules=[paying]), counters=other).entries[0].points == 20
+
+
+def test_a_completed_profile_that_earns_nothing_yet_is_refused() -> None:
+    with refused("nothing_due"):
+        completed(smallest(rules=[]))
+
+
+def test_an_entry_keeps_no_tier_of_who_has_none() -> None:
+    entry = basket(shop(rule()), line(7))
+    assert entry.event == {"l": [["0", 1, 7, 7]]}
 
 
 def test_registration_earns_at_enrolment_and_once() -> None:

@@ -15,7 +15,8 @@ from loyalty import earning, edge
 from loyalty.commands import Event
 from loyalty.dates import milliseconds
 from loyalty.decisions import Decision, Guard, event_partition
-from loyalty.model import Account, Known
+from loyalty.limits import token
+from loyalty.model import Account, Count, Known
 from loyalty.program import parse
 from loyalty.referrals import same_person
 from loyalty.rules import Rulebook
@@ -366,12 +367,20 @@ def test_two_who_brought_each_other_under_ids_that_were_merged_get_nothing(house
     assert house.balances() == {"ana": 0, "ben": 0, "zoe": 10, "yan": 10}
 
 
-def brought(**terms: Any) -> Decision:
-    """The decision on the purchase with which ana is paid for ben."""
-    rulebook = Rulebook(parse(smallest(rules=[PER_EURO], referral=ON_PURCHASE | terms)), 1)
+def brought(
+    left: int | None = None, rules: tuple[dict[str, Any], ...] = (PER_EURO,), **terms: Any
+) -> Decision:
+    """The decision on the purchase with which ana is paid for ben; `left` is in the budget."""
+    budget = {} if left is None else {"budget": {"points": 1000}}
+    document = smallest(rules=list(rules), referral=ON_PURCHASE | terms, **budget)
+    rulebook = Rulebook(parse(document), 1)
     ana = Account(program_id="test", member_id="ana", seq=1)
     ben = Account(program_id="test", member_id="ben", seq=1, referrer="ana")
-    known = Known({"ana": ana, "ben": ben}, profiles={"ana": {}, "ben": {}})
+    known = Known(
+        {"ana": ana, "ben": ben},
+        budgets={} if left is None else {"program": left},
+        profiles={"ana": {}, "ben": {}},
+    )
     purchase = {"currency": "EUR", "lines": [{"line_id": "1", "quantity": 1, "amount": 5000}]}
     event = Event.model_validate(
         {"event_id": "order", "type": "purchase", "member_id": "ben", "purchase": purchase}
@@ -385,6 +394,81 @@ def test_the_referrers_entry_stands_under_the_key_of_the_event_and_is_activity()
     assert (other.partition, other.sort, other.fingerprint) == (own.partition, "referrer", b"print")
     assert (other.kind, other.reason, other.lifetime) == ("referral", "referral", 200)
     assert other.active_on == own.active_on == 20530
+
+
+@pytest.mark.parametrize(
+    ("left", "rules", "points", "told"),
+    [
+        (None, (PER_EURO,), (150, 200), {"r": "+", "g": [[0, 50, 50]], "f": [100, 100]}),
+        (None, (), (100, 200), {"r": "", "f": [100, 100]}),
+        (1000, (), (100, 200), {"r": "", "f": [100, 100], "b": {"program": 300}}),
+        (300, (), (100, 200), {"r": "", "f": [100, 100], "b": {"program": 300}}),
+        (
+            350,
+            (PER_EURO,),
+            (150, 200),
+            {"r": "+", "g": [[0, 50, 50]], "f": [100, 100], "b": {"program": 350}},
+        ),
+        (
+            200,
+            (),
+            (100, 100),
+            {
+                "r": "",
+                "f": [100, 100],
+                "b": {"program": 200},
+                "u": {"program": 200},
+                "l": [[-3, 0]],
+            },
+        ),
+        (
+            60,
+            (),
+            (60, 0),
+            {
+                "r": "",
+                "f": [60, 100],
+                "b": {"program": 60},
+                "u": {"program": 60},
+                "l": [[-3, 0]],
+                "d": 100,
+            },
+        ),
+        (
+            20,
+            (PER_EURO,),
+            (20, 0),
+            {
+                "r": "+",
+                "g": [[0, 50, 20]],
+                "f": [0, 100],
+                "b": {"program": 20},
+                "u": {"program": 20},
+                "l": [[-3, 0]],
+                "d": 150,
+            },
+        ),
+        (
+            -5,
+            (),
+            (0, 0),
+            {"r": "", "f": [0, 100], "u": {"program": 0}, "l": [[-3, 0]], "d": 100},
+        ),
+    ],
+)
+def test_what_both_sides_get_is_told_and_drawn_in_one(
+    left: int | None,
+    rules: tuple[dict[str, Any], ...],
+    points: tuple[int, int],
+    told: dict[str, Any],
+) -> None:
+    decision = brought(left, rules)
+    own, other = decision.entries
+    assert (own.points, other.points) == points
+    assert own.lifetime == points[0]
+    assert own.explanation == told
+    assert decision.draws == told.get("b", {})
+    assert Count("ever", 0, token("once", "referral"), 1) in own.counts
 
 
 def test_who_gets_nothing_was_not_active() -> None:
@@ -454,11 +538,12 @@ def test_the_programs_budget_pays_both_sides_and_gets_both_back(house: House) ->
     assert edge.store().budget("shop", "program") == 1000
 
 
-def test_registration_pays_both_sides_to_the_budgets_last_point(house: House) -> None:
-    house.open(TERMS, budget={"points": 300})
+@pytest.mark.parametrize("budget", [300, 1000])
+def test_registration_pays_both_sides_to_the_budgets_last_point(house: House, budget: int) -> None:
+    house.open(TERMS, budget={"points": budget})
     house.bring("ben")
     assert house.balances() == {"ana": 200, "ben": 100}
-    assert edge.store().budget("shop", "program") == 0
+    assert edge.store().budget("shop", "program") == budget - 300
 
 
 @pytest.mark.parametrize(

@@ -3,14 +3,23 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import replace
 from typing import Any
 
 import pytest
 
-from loyalty import edge
+from loyalty import earning, edge
+from loyalty.commands import Event, Redemption
+from loyalty.dates import milliseconds
+from loyalty.decisions import Decision, Guard, stock_id
+from loyalty.model import NEVER, Account, History, Known, Waiting
+from loyalty.program import parse
+from loyalty.redeeming import Spending, redeem
+from loyalty.rules import Rulebook
 from tests import workers
-from tests.programs import shop
-from tests.workers import Books, Clients, done, send
+from tests.programs import shop, smallest
+from tests.strategies import SECRETS
+from tests.workers import NOON, Books, Clients, done, send
 from tools import meter
 from tools.engine import Engine, Tables
 
@@ -171,3 +180,103 @@ def test_an_award_that_refunds_waited_for_costs_two_units_more(
     with meter.measure() as used:
         done(workers.purchase("order", "ana", 1000))
     assert used.write == 7
+
+
+# Decided without a table
+
+NOW = milliseconds(NOON)
+GIFT = {"reward_id": "gift", "kind": "gift", "cost": 40, "stock": 3}
+ONE_LINE = {"lines": [{"line_id": "1"}]}
+
+
+def taken(
+    *refunds: dict[str, Any],
+    amounts: tuple[int, ...] = (1000, 500),
+    pays: bool = False,
+    **more: Any,
+) -> Decision:
+    """The decision on a purchase of ann's after these refunds; it was paid by a gift where it
+    `pays`."""
+    rulebook = Rulebook(parse(smallest(rules=[PER_EURO], rewards=[GIFT], **more)), 1)
+    ann = Account(program_id="test", member_id="ann", seq=1, lots=((NEVER, 60),), joined_on=1)
+    known = Known({"ann": ann}, History(0, ()), {"program": 100, stock_id("gift"): 3})
+    paid = []
+    if pays:
+        command = Redemption.model_validate({"reward_id": "gift"})
+        guard = Guard("k#pay", "0", b"")
+        spent = redeem(rulebook, known, guard, "ann", command, SECRETS, NOW)
+        known = replace(known, accounts={"ann": ann.after(spent.entries[0])})
+        [voucher] = spent.records
+        stored = {"pk": voucher.partition, "sk": voucher.sort, **voucher.fields}
+        paid = [Spending(spent.entries, stored)]
+    lines = [{"line_id": str(i), "quantity": 1, "amount": n} for i, n in enumerate(amounts)]
+    bought = {"currency": "EUR", "lines": lines}
+    fields = {"event_id": "order", "type": "purchase", "member_id": "ann", "purchase": bought}
+    waiting = [
+        Waiting("test", "e#order", earning.slot(i), NOW, {"event_id": "order", **refund})
+        for i, refund in enumerate(refunds)
+    ]
+    guard = Guard("e#order", "0", b"")
+    event = Event.model_validate(fields)
+    return earning.award(rulebook, known, guard, event, NOW, waiting, paid)
+
+
+def test_what_came_back_is_told_with_what_was_earned() -> None:
+    decision = taken({"refund_id": "one", **ONE_LINE})
+    [entry] = decision.entries
+    assert [(posting.kind, posting.points) for posting in entry.postings] == [
+        ("award", 15),
+        ("reverse", -5),
+    ]
+    assert (entry.balance, entry.lifetime) == (70, 10)
+    assert entry.explanation == {
+        "r": "+",
+        "g": [[0, 15, 15]],
+        "w": [["one", [(1, 1, 1)]]],
+        "t": [(NEVER, 5)],
+    }
+    assert decision.closing == ("e#order", "w#001")
+
+
+def test_without_refunds_nothing_is_closed() -> None:
+    decision = taken()
+    assert (decision.closing, decision.entries[0].lifetime) == (None, 15)
+    assert "w" not in decision.entries[0].explanation
+
+
+@pytest.mark.parametrize(
+    ("qualify_by", "refund", "counts"),
+    [
+        ("points", {}, ()),
+        ("points", ONE_LINE, (10,)),
+        ("spend", {}, ()),
+        ("spend", ONE_LINE, (1000,)),
+    ],
+)
+def test_what_came_back_counts_for_no_tier(
+    qualify_by: str, refund: dict[str, Any], counts: tuple[int, ...]
+) -> None:
+    tiers = {
+        "qualify_by": qualify_by,
+        "window": "lifetime",
+        "levels": [{"tier_id": "base", "name": "Base", "at": 0}],
+    }
+    [entry] = taken({"refund_id": "one", **refund}, tiers=tiers).entries
+    assert tuple(amount for _, amount in entry.qualifying) == counts
+
+
+def test_a_budget_draws_only_what_stays_given() -> None:
+    decision = taken({"refund_id": "one", **ONE_LINE}, budget={"points": 100})
+    assert decision.draws == {"program": 10}
+
+
+def test_what_paid_comes_back_at_once_with_its_piece_and_its_voucher() -> None:
+    decision = taken({"refund_id": "one"}, pays=True)
+    [entry] = decision.entries
+    assert entry.balance == 60
+    assert entry.explanation["s"] == [("r-cGF5", 40)]
+    assert decision.draws == {stock_id("gift"): -1}
+    [voucher] = decision.records
+    assert (voucher.fields["status"], voucher.seen) == ("cancelled", 1)
+    kept = taken({"refund_id": "one", **ONE_LINE}, pays=True)
+    assert kept.entries[0].explanation["s"] == [("r-cGF5", 13)]
