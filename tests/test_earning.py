@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from datetime import date
 from fractions import Fraction
 from typing import Any
@@ -12,10 +13,11 @@ from hypothesis import strategies as st
 from pydantic import ValidationError
 
 from loyalty import rules
+from loyalty.codes import CheckInCode, check_in_code
 from loyalty.commands import Event
 from loyalty.dates import rfc3339
 from loyalty.decisions import Decision, Guard
-from loyalty.earning import complete_profile
+from loyalty.earning import complete_profile, scanned_location, update
 from loyalty.limits import Usage, token
 from loyalty.model import Account, Count, Counts, Entry, Known, Refusal
 from loyalty.program import parse
@@ -32,6 +34,7 @@ from tests.strategies import (
     MATCHES,
     MINUTE,
     SECOND,
+    SECRETS,
     Ledger,
     instant,
     number,
@@ -1560,3 +1563,140 @@ def test_a_code_of_no_location_of_ours_is_refused() -> None:
     ledger = cafe({})
     with refused("code_invalid"):
         ledger.check_in(NOW, "elsewhere")
+
+
+def visit(rule_id: str, **more: Any) -> dict[str, Any]:
+    return rule(rule_id, **({"trigger": "check_in", "earn": {"points": 5}} | more))
+
+
+DAILY = {"frequency": [{"times": 1, "per": "day"}]}
+MIDNIGHT = "2026-03-10T23:00:00Z"
+IN_TWO_HOURS = "2026-03-10T14:00:00Z"
+
+
+@pytest.mark.parametrize(
+    ("rules", "again"),
+    [
+        ([visit("a", **DAILY)], MIDNIGHT),
+        # The first of the rules that may pay again counts, by all that keeps it from that.
+        ([visit("a", **DAILY), visit("b", frequency=[{"every": "PT2H"}])], IN_TWO_HOURS),
+        ([visit("a", frequency=[{"every": "PT2H"}, {"times": 1, "per": "day"}])], MIDNIGHT),
+        ([visit("a", frequency=[{"every": "P2D"}, {"times": 1, "per": "day"}])],
+         "2026-03-12T12:00:00Z"),
+        ([visit("a", limits=[{"points": 5, "per": "day"}])], MIDNIGHT),
+        ([visit("a", limits=[{"points": 9, "per": "day", "over": "refuse"}])], None),
+        (
+            [
+                visit("a", limits=[{"points": 5, "per": "day", "over": "refuse"}]),
+                visit("b", frequency=[{"times": 1, "per": "week"}]),
+            ],
+            MIDNIGHT,
+        ),
+        # A limit that is not used up is in nobody's way, nor is one per transaction.
+        (
+            [
+                visit(
+                    "a",
+                    frequency=[{"every": "PT2H"}],
+                    limits=[{"points": 90, "per": "day"}, {"points": 5, "per": "transaction"}],
+                )
+            ],
+            IN_TWO_HOURS,
+        ),
+        # What pays others, or only multiplies, is no reason to come back.
+        ([visit("vip", when={"groups": ["vip"]}), visit("a", **DAILY)], MIDNIGHT),
+        ([visit("other", trigger="review"), visit("a", **DAILY)], MIDNIGHT),
+    ],
+)  # fmt: skip
+def test_a_scan_too_many_says_when_one_counts_again(
+    rules: list[dict[str, Any]], again: str | None
+) -> None:
+    ledger = cafe({}, *rules)
+    first = ledger.check_in(NOW)
+    assert checked_in(ledger.rulebook, first).get("next_allowed_at") == again
+    more = {} if again is None else {"next_allowed_at": again}
+    with refused("limit_reached", **more):
+        ledger.check_in(NOW + MINUTE)
+
+
+def test_a_scan_counts_under_the_name_of_its_location() -> None:
+    ledger = cafe({"limits": [{"times": 2, "per": "day"}], "cooldown": "PT1H"})
+    entry = ledger.check_in(NOW)
+    name = token("location", LOCATION)
+    assert [(count.per, count.name, count.by) for count in entry.counts] == [("day", name, 1)]
+    assert entry.cooldowns == {name: NOW}
+
+
+def test_a_code_of_another_program_opens_no_door_here() -> None:
+    ledger = cafe({})
+    theirs = check_in_code(SECRETS, CheckInCode("other", LOCATION, 1))
+    ours = check_in_code(SECRETS, CheckInCode("test", LOCATION, 1))
+    old = check_in_code(SECRETS, CheckInCode("test", LOCATION, 2))
+    assert scanned_location(ledger.rulebook, SECRETS, ours)[0] == LOCATION
+    for text in (theirs, old, ours[:-1], "nonsense"):
+        with refused("code_invalid"):
+            scanned_location(ledger.rulebook, SECRETS, text)
+
+
+# What rules ask of a profile
+
+
+def test_groups_and_birthday_are_written_down_where_they_change() -> None:
+    ledger = shop(rule())
+    ledger.account = replace(_account(ledger), groups=("a", "b"), birthday=1231)
+
+    def change(**more: Any) -> Entry:
+        guard = Guard("k#key", "0", b"")
+        return update(ledger.rulebook, _account(ledger), guard, NOW, **more).entries[0]
+
+    names = [f"g{n}" for n in range(9, 0, -1)]
+    assert change(groups=names).groups == tuple(sorted(names))
+    for more, groups, birthday in (
+        ({"groups": ["c", "a", "c"]}, ("a", "c"), None),
+        ({"groups": []}, (), None),
+        ({"birthday": 704}, None, 704),
+        ({"birthday": 0}, None, 0),
+        ({"groups": ["b", "a"], "birthday": 704}, None, 704),
+        ({"groups": ["b"], "birthday": 1231}, ("b",), None),
+    ):
+        entry = change(**more)
+        assert (entry.kind, entry.groups, entry.birthday) == ("update", groups, birthday)
+    for same in ({}, {"groups": ["b", "a"]}, {"birthday": 1231}):
+        with refused("nothing_due"):
+            change(**same)
+
+
+def _account(ledger: Ledger) -> Account:
+    assert ledger.account
+    return ledger.account
+
+
+def test_an_id_is_given_once_for_ever() -> None:
+    ledger = shop(rule())
+    with refused("member_exists"):
+        ledger.enrol(NOW)
+    ledger.account = replace(_account(ledger), status="erased")
+    with refused("member_erased"):
+        ledger.enrol(NOW)
+
+
+def test_groups_are_kept_in_one_order() -> None:
+    ledger = Ledger(smallest())
+    names = [f"g{n}" for n in range(9, 0, -1)]
+    assert ledger.enrol(NOW, groups=[*names, "g1"]).groups == tuple(sorted(names))
+
+
+def test_only_purchases_count_where_a_tier_is_reached_by_spending() -> None:
+    ledger = shop(
+        rule(),
+        rule("review", trigger="review", earn={"points": 3}),
+        tiers={
+            "qualify_by": "spend",
+            "window": {"membership": "year"},
+            "levels": [{"tier_id": "base", "name": "Base", "at": 0}],
+        },
+    )
+    joined = number("2025-12-24")
+    ledger.account = replace(_account(ledger), joined_on=joined)
+    assert review(ledger).qualifying == ()
+    assert basket(ledger, line(500), line(7)).qualifying == ((joined, 507),)
