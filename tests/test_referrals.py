@@ -401,6 +401,12 @@ def test_the_referrers_entry_stands_under_the_key_of_the_event_and_is_activity()
     [
         (None, (PER_EURO,), (150, 200), {"r": "+", "g": [[0, 50, 50]], "f": [100, 100]}),
         (None, (), (100, 200), {"r": "", "f": [100, 100]}),
+        (
+            None,
+            (PER_EURO | {"limits": [{"points": 20, "per": "transaction"}]},),
+            (120, 200),
+            {"r": "+", "g": [[0, 50, 20]], "l": [[0, 0]], "d": 150, "f": [100, 100]},
+        ),
         (1000, (), (100, 200), {"r": "", "f": [100, 100], "b": {"program": 300}}),
         (300, (), (100, 200), {"r": "", "f": [100, 100], "b": {"program": 300}}),
         (
