@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+from fractions import Fraction
 from typing import Any
 
 import pytest
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
+from loyalty.commands import Purchase
 from loyalty.decisions import redemption_id
 from loyalty.model import Entry, Refusal
 from loyalty.projections import reversed_
@@ -294,6 +297,238 @@ def test_points_whose_date_has_passed_go_at_once_or_live_for_the_grace_period() 
     ledger.sweep(later + 14 * DAY)
     assert ledger.account
     assert ledger.account.available == 10
+
+
+# What is known of the event
+
+
+BARE = {"quantity": 1, "amount": 100}
+
+
+def test_an_event_is_read_again_as_it_was_but_for_what_no_rule_asks() -> None:
+    asks = {"attributes": [{"name": "vip", "op": "==", "value": True}]}
+    bonus = {"rule_id": "vip", "trigger": "purchase", "earn": {"points": 5}, "when": asks}
+    ledger = shop(PER_CENT, bonus)
+    purchase = {
+        "currency": "EUR",
+        "lines": [
+            {"line_id": "0", **BARE},
+            {"line_id": "1", **BARE, "product_id": "A"},
+            {"line_id": "2", **BARE, "category_ids": ["x", "y"]},
+            {"line_id": "3", **BARE, "brand_id": "acme"},
+            {"line_id": "4", "quantity": 3, "amount": 0, "discounted": True},
+        ],
+        "tax": 7,
+        "shipping": 8,
+        "paid_with_points": 9,
+        "redemption_ids": ["r-x"],
+    }
+    entry = ledger.award(
+        NOW,
+        {
+            "type": "purchase",
+            "purchase": purchase,
+            "channel": "web",
+            "location_id": "here",
+            "attributes": {"vip": True, "shoe": 43},
+        },
+    )
+    [points, *more] = [row[3] for row in entry.event["l"]]
+    assert entry.event == {
+        "c": "web",
+        "o": "here",
+        "a": {"vip": True},
+        "l": [
+            ["0", 1, 100, points],
+            ["1", 1, 100, more[0], "A"],
+            ["2", 1, 100, more[1], None, ["x", "y"]],
+            ["3", 1, 100, more[2], None, [], "acme"],
+            ["4", 3, 0, more[3], None, [], None, 1],
+        ],
+        "x": 7,
+        "s": 8,
+        "p": 9,
+        "r": ["r-x"],
+    }
+    event = Given.by(ledger.rulebook, entry).event
+    assert event.purchase
+    assert event.purchase.model_dump() == Purchase.model_validate(purchase).model_dump()
+    assert (event.type, event.channel, event.location_id) == ("purchase", "web", "here")
+    assert event.attributes == {"vip": True}
+
+
+def test_what_says_nothing_is_not_stored() -> None:
+    review = {"rule_id": "review", "trigger": "review", "earn": {"points": 5}}
+    ledger = shop(PER_CENT, review)
+    entry = ledger.award(NOW, {"type": "review"})
+    assert not entry.event
+    event = Given.by(ledger.rulebook, entry).event
+    assert (event.purchase, event.channel, event.location_id) == (None, None, None)
+    assert event.attributes == {}
+    plain = bought(ledger, (1, 0))
+    assert plain.event == {"l": [["0", 1, 0, 0]]}
+    read = Given.by(ledger.rulebook, plain).event.purchase
+    assert read
+    assert (read.tax, read.shipping, read.paid_with_points) == (0, 0, 0)
+    assert read.redemption_ids == []
+
+
+def test_what_a_referral_gave_is_told_apart_from_what_rules_gave() -> None:
+    ledger = shop()
+    entry = bought(ledger, (1, 1000))
+    assert entry.points == 10
+    told = replace(entry, explanation={**entry.explanation, "f": [3, 8]})
+    given_ = Given.by(ledger.rulebook, told)
+    assert (given_.points, given_.referral) == (7, 3)
+    plain = Given.by(ledger.rulebook, entry)
+    assert (plain.points, plain.referral) == (10, 0)
+    silent = Given.by(ledger.rulebook, replace(entry, explanation=None, event=None))
+    assert (silent.explanation, silent.points, silent.lines) == ({"r": ""}, 10, [])
+
+
+HALF, NONE, ALL = Fraction(1, 2), Fraction(0), Fraction(1)
+
+
+@pytest.mark.parametrize(
+    ("lines", "back", "part"),
+    [
+        (((1, 300), (1, 100)), [NONE, ALL], Fraction(1, 4)),
+        (((1, 300), (1, 100)), [HALF, NONE], Fraction(3, 8)),
+        (((1, 300), (1, 100)), [ALL, ALL], Fraction(1)),
+        # Where nothing was paid every line is worth the same.
+        (((1, 0), (1, 0)), [ALL, NONE], Fraction(1, 2)),
+        (((1, 0),), [HALF], Fraction(1, 2)),
+    ],
+)
+def test_the_part_of_an_event_is_measured_by_what_its_lines_cost(
+    lines: tuple[tuple[int, int], ...], back: list[Fraction], part: Fraction
+) -> None:
+    ledger = shop()
+    assert Given.by(ledger.rulebook, bought(ledger, *lines)).part(back) == part
+
+
+def test_an_event_without_lines_is_taken_back_as_a_whole_or_not_at_all() -> None:
+    review = {"rule_id": "review", "trigger": "review", "earn": {"points": 5}}
+    ledger = shop(review)
+    given_ = Given.by(ledger.rulebook, ledger.award(NOW, {"type": "review"}))
+    assert given_.part([]) == 0
+    assert (given_.taken([], whole=False), given_.taken([], whole=True)) == (0, 5)
+
+
+def test_what_is_kept_pays_a_referral_while_it_is_enough() -> None:
+    def refers(back: Fraction, *, whole: bool = False, **terms: int) -> bool:
+        referral = {"referrer_points": 1, "award_on": "first_purchase", **terms}
+        ledger = shop(referral=referral)
+        return Given.by(ledger.rulebook, bought(ledger, (1, 1000))).refers([back], whole=whole)
+
+    assert refers(NONE)
+    assert refers(Fraction(9, 10))
+    assert not refers(ALL, whole=True)
+    assert refers(HALF, min_amount=500)
+    assert not refers(HALF, min_amount=501)
+    assert not refers(NONE, whole=True, min_amount=1)
+
+
+def test_a_bonus_for_lines_that_all_came_back_comes_back() -> None:
+    tea = {"match": {"products": ["TEA"]}}
+    bonus = {"rule_id": "tea", "trigger": "purchase", "earn": {"points": 30}, **tea}
+    ledger = shop(PER_CENT, bonus)
+    lines = [
+        {"line_id": str(i), "quantity": 2, "amount": 1000, "product_id": name}
+        for i, name in enumerate(["TEA", "SALT"])
+    ]
+    event = ledger.award(NOW, {"type": "purchase", "purchase": {"currency": "EUR", "lines": lines}})
+    assert event.points == 50
+    assert taken(ledger, event, "a", **piece(1)) == 10
+    assert taken(ledger, event, "b", **piece(0, quantity=1)) == 5
+    assert taken(ledger, event, "c", **piece(0)) == 35
+
+
+# Worked out again
+
+
+def recomputed(*rules: dict[str, Any], **more: Any) -> Ledger:
+    return shop(*rules, method="recompute", **more)
+
+
+def test_a_piece_that_came_back_in_part_is_kept_as_a_whole_one() -> None:
+    each = {"rule_id": "unit", "trigger": "purchase", "earn": {"points": 4, "per_quantity": 1}}
+    ledger = recomputed(each)
+    event = bought(ledger, (3, 900))
+    assert event.points == 12
+    # A third of the amount is one piece; a half leaves one and a half, which are two.
+    assert taken(ledger, event, "a", **piece(amount=300)) == 4
+    assert taken(ledger, event, "b", **piece(amount=150)) == 0
+    assert taken(ledger, event, "c", **piece(amount=150)) == 4
+
+
+def test_tax_shipping_and_what_points_paid_come_back_in_proportion() -> None:
+    per_unit = {"rule_id": "p", "trigger": "purchase", "earn": {"points": 1, "per_amount": 1}}
+    ledger = recomputed(per_unit, earning_base={"tax": "include", "shipping": "include"})
+    event = bought(ledger, (1, 1000), tax=200, shipping=100, paid_with_points=400)
+    assert event.points == 900
+    # A quarter is kept: 250 + 50 + 25 - 100.
+    assert taken(ledger, event, "a", amount=750) == 900 - 225
+
+
+def test_what_could_not_count_then_does_not_count_when_it_is_worked_out_again() -> None:
+    once = {
+        "rule_id": "once",
+        "trigger": "purchase",
+        "earn": {"points": 50},
+        "frequency": [{"times": 1, "per": "day"}],
+    }
+    first = {"rule_id": "first", "trigger": "first_purchase", "earn": {"points": 7}}
+    ledger = recomputed(PER_CENT, once, first)
+    assert bought(ledger, (2, 1000)).points == 67
+    event = bought(ledger, (2, 1000))
+    assert event.points == 10
+    assert taken(ledger, event, "a", **piece(quantity=1)) == 5
+
+
+def test_who_was_in_a_group_then_is_taken_as_in_it_when_it_is_worked_out_again() -> None:
+    vip = {
+        "rule_id": "vip",
+        "trigger": "purchase",
+        "earn": {"points": 50},
+        "when": {"groups": ["vip"]},
+    }
+    offer = {
+        "offer_id": "staff",
+        "percent": 10,
+        "groups": ["staff"],
+        "applies_to": {"products": ["TEA"]},
+    }
+    ledger = recomputed(PER_CENT, vip, offers=[offer], point_value=1)
+    ledger.regroup(NOW, ["vip", "staff"])
+    row = {"line_id": "0", "quantity": 2, "amount": 1000, "product_id": "TEA"}
+    event = ledger.award(NOW, {"type": "purchase", "purchase": {"currency": "EUR", "lines": [row]}})
+    assert event.points == 10 + 50 + 100
+    ledger.regroup(NOW, [])
+    assert taken(ledger, event, "a", **piece(quantity=1)) == 5 + 50
+
+
+def test_the_tier_of_the_event_counts_when_it_is_worked_out_again() -> None:
+    levels = [
+        {"tier_id": "base", "name": "Base", "at": 0},
+        {"tier_id": "gold", "name": "Gold", "at": 10, "multiplier": 3},
+    ]
+    tiers = {"qualify_by": "points", "window": "lifetime", "levels": levels}
+    ledger = recomputed(tiers=tiers)
+    first, event = bought(ledger, (2, 1000)), bought(ledger, (2, 1000))
+    assert (first.points, event.points) == (10, 30)
+    assert taken(ledger, event, "a", **piece(quantity=1)) == 15
+    assert taken(ledger, first, "b", **piece(quantity=1)) == 5
+
+
+def test_an_amount_is_spread_by_what_is_left_of_each_line_to_the_fraction() -> None:
+    ledger = shop()
+    event = bought(ledger, (3, 1000), (1, 500))
+    ledger.reverse(NOW, event, "a", **piece(quantity=1))
+    # 666.67 and 500 are left: of 300 they bear 171.43 and 128.57.
+    assert ledger.reverse(NOW, event, "b", amount=300).event == {
+        "b": [[0, 171, 1000], [1, 129, 500]]
+    }
 
 
 # Laws, over any program and any purchase

@@ -9,12 +9,13 @@ from typing import Any
 import pytest
 
 from loyalty import earning, edge
-from loyalty.commands import Event, Redemption
+from loyalty.commands import Event, Redemption, Reversal
 from loyalty.dates import milliseconds
 from loyalty.decisions import Decision, Guard, stock_id
 from loyalty.model import NEVER, Account, History, Known, Waiting
 from loyalty.program import parse
 from loyalty.redeeming import Spending, redeem
+from loyalty.refunds import Given, reverse
 from loyalty.rules import Rulebook
 from tests import workers
 from tests.programs import shop, smallest
@@ -280,3 +281,80 @@ def test_what_paid_comes_back_at_once_with_its_piece_and_its_voucher() -> None:
     assert (voucher.fields["status"], voucher.seen) == ("cancelled", 1)
     kept = taken({"refund_id": "one", **ONE_LINE}, pays=True)
     assert kept.entries[0].explanation["s"] == [("r-cGF5", 13)]
+
+
+@pytest.mark.parametrize(
+    ("refunds", "amounts", "told", "points"),
+    [
+        # What is left out, and what fits all the same: 10 points for line 0, 5 for line 1.
+        ([{"lines": [{"line_id": "nine"}]}], (1000, 500), [[]], 0),
+        ([{"lines": [{"line_id": "0"}, {"line_id": "nine"}]}], (1000, 500), [[(0, 1, 1)]], 10),
+        ([{"lines": [{"line_id": "nine"}, {"line_id": "0"}]}], (1000, 500), [[(0, 1, 1)]], 10),
+        ([{"lines": [{"line_id": "0", "quantity": 5}]}], (1000, 500), [[(0, 1, 1)]], 10),
+        ([{"lines": [{"line_id": "1", "amount": 900}]}], (1000, 500), [[(1, 500, 500)]], 5),
+        (
+            [{"lines": [{"line_id": "0", "amount": 250}, {"line_id": "nine"}]}],
+            (1000, 500),
+            [[(0, 250, 1000)]],
+            2,
+        ),
+        ([{"lines": [{"line_id": "0", "amount": 1}]}], (0, 500), [[(0, 1, 1)]], 0),
+        ([{"amount": 99_999}], (1000, 500), [None], 15),
+        ([{"amount": 300}], (1000, 500), [[(0, 200, 1000), (1, 100, 500)]], 3),
+        # One after the other, and a line twice.
+        (
+            [{"lines": [{"line_id": "0"}]}, {"lines": [{"line_id": "0"}, {"line_id": "1"}]}],
+            (1000, 500),
+            [[(0, 1, 1)], [(0, 1, 1), (1, 1, 1)]],
+            15,
+        ),
+        (
+            [{"lines": [{"line_id": "0"}]}, {"lines": [{"line_id": "0", "quantity": 1}]}],
+            (1000, 500),
+            [[(0, 1, 1)], [(0, 1, 1)]],
+            10,
+        ),
+    ],
+)
+def test_of_what_came_before_counts_what_fits(
+    refunds: list[dict[str, Any]], amounts: tuple[int, ...], told: list[Any], points: int
+) -> None:
+    named = [{"refund_id": f"r{i}", **refund} for i, refund in enumerate(refunds)]
+    [entry] = taken(*named, amounts=amounts).entries
+    assert entry.explanation["w"] == [[f"r{i}", parts] for i, parts in enumerate(told)]
+    assert sum(posting.points for posting in entry.postings[1:]) == -points
+
+
+def test_a_refund_that_follows_takes_only_the_rest_whatever_else_there_is() -> None:
+    early = taken({"refund_id": "one", **ONE_LINE}).entries[0]
+    rulebook = Rulebook(parse(smallest(rules=[PER_EURO], rewards=[GIFT])), 1)
+    ann = Account(program_id="test", member_id="ann", seq=1, lots=((NEVER, 60),), joined_on=1)
+    known = Known({"ann": ann.after(early)}, History(0, ()))
+    refund = Reversal.model_validate({"event_id": "order", "refund_id": "two"})
+    guard = Guard("e#order", "r#two", b"")
+    given = Given.by(rulebook, early)
+    late = reverse(rulebook, given, known, guard, [early], refund, [], NOW)
+    assert late.entries[0].points == -10
+
+
+def test_an_order_that_came_back_whole_pays_no_referral() -> None:
+    referral = {"referrer_points": 9, "referred_points": 8, "award_on": "first_purchase"}
+    rulebook = Rulebook(parse(smallest(rules=[PER_EURO], referral=referral)), 1)
+    bob = Account(program_id="test", member_id="bob", seq=1)
+    ann = Account(program_id="test", member_id="ann", seq=1, referrer="bob")
+    known = Known({"ann": ann, "bob": bob}, profiles={"ann": {}, "bob": {}})
+    line = {"line_id": "0", "quantity": 1, "amount": 500}
+    event = Event.model_validate(
+        {
+            "event_id": "order",
+            "type": "purchase",
+            "member_id": "ann",
+            "purchase": {"currency": "EUR", "lines": [line]},
+        }
+    )
+    guard = Guard("e#order", "0", b"")
+    for what, entries in (({}, 1), ({"amount": 100}, 2)):
+        refund = {"event_id": "order", "refund_id": "one", **what}
+        waits = Waiting("test", "e#order", "0", NOW, refund)
+        decision = earning.award(rulebook, known, guard, event, NOW, [waits])
+        assert len(decision.entries) == entries
