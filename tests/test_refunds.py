@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+from fractions import Fraction
 from typing import Any
 
 import pytest
 
-from loyalty.model import NEVER, Entry
+from loyalty.commands import Reversal
+from loyalty.decisions import Draft, Guard
+from loyalty.model import NEVER, Account, Entry, History, Known, Posting
 from loyalty.program import parse
 from loyalty.projections import balance, reversed_
+from loyalty.refunds import Given, Progress, given_back_to_budgets, reverse, take_back
 from loyalty.rules import Rulebook
 from tests.programs import smallest
 from tests.strategies import DAY, HOUR, LOCATION, Ledger, instant, number, refused
@@ -341,3 +345,257 @@ def test_an_event_can_be_taken_back_after_its_tier_window_has_ended() -> None:
     ledger.reverse(NOW + 31 * DAY, event)
     assert ledger.account
     assert ledger.account.qualifying == ()
+
+
+# What is taken from where, lot by lot
+
+TODAY = number("2026-03-10")
+PAST, SOON, FAR = TODAY - 22, TODAY + 78, TODAY + 178
+WAITS = TODAY + 8
+
+
+def rule(rule_id: str, **more: Any) -> dict[str, Any]:
+    """A point for each cent."""
+    return {
+        "rule_id": rule_id,
+        "trigger": "purchase",
+        "earn": {"points": 1, "per_amount": 1},
+    } | more
+
+
+def row(seq: int, kind: str, *postings: Posting, **more: Any) -> Entry:
+    """An entry of ann's, recorded so many milliseconds after the first."""
+    fields: dict[str, Any] = {"version": 1, "member_id": "ann"} | more
+    at = instant("2026-01-10T12:00", "Europe/Paris") + seq
+    return Entry(
+        program_id="test",
+        seq=seq,
+        partition=f"e#{seq}",
+        kind=kind,  # type: ignore[arg-type]
+        recorded_at=at,
+        occurred_at=at,
+        postings=postings,
+        balance=0,
+        **fields,
+    )
+
+
+def lot(kind: str, *lots: tuple[int, int], on: int = TODAY - 60) -> Posting:
+    return Posting(kind, on, lots=lots)  # type: ignore[arg-type]
+
+
+def takes(
+    points: int,
+    *grants: Posting,
+    lots: tuple[tuple[int, int], ...] = (),
+    pending: tuple[tuple[int, int, int], ...] = (),
+    claimed: dict[int, int] | None = None,
+    event: Entry | None = None,
+    later: tuple[Entry, ...] = (),
+    shortfall: str = "other_lots",
+) -> tuple[dict[str, Any], dict[int, int], tuple[tuple[int, int, int], ...], int]:
+    """What is told, and the lots, the pending points and the debt that are left."""
+    rulebook = Rulebook(parse(smallest(refunds={"shortfall": shortfall})), 1)
+    ann = Account(program_id="test", member_id="ann", seq=50, lots=lots, pending=pending)
+    draft = Draft(rulebook, ann, instant("2026-03-10T12:00", "Europe/Paris"))
+    known = Known({"ann": ann}, History(0, later))
+    told = take_back(draft, known, event, grants, points, claimed or {})
+    account = draft.account
+    return told, dict(account.lots), account.pending, account.debt
+
+
+def test_an_events_own_lots_are_taken_in_the_order_in_which_they_were_given() -> None:
+    grants = lot("award", (SOON, 5), (FAR, 10))
+    lots = ((SOON, 5), (FAR, 10))
+    assert takes(5, grants, lots=lots) == ({"t": [(SOON, 5)]}, {FAR: 10}, (), 0)
+    assert takes(9, grants, lots=lots) == ({"t": [(SOON, 5), (FAR, 4)]}, {FAR: 6}, (), 0)
+    backwards = lot("award", (FAR, 10)), lot("award", (SOON, 5))
+    assert takes(12, *backwards, lots=lots)[0] == {"t": [(SOON, 2), (FAR, 10)]}
+    twice = lot("award", (FAR, 10)), lot("award", (FAR, 5))
+    assert takes(15, *twice, lots=((FAR, 15),)) == ({"t": [(FAR, 15)]}, {}, (), 0)
+
+
+def test_what_was_claimed_before_is_not_claimed_again() -> None:
+    grants = lot("award", (SOON, 5), (FAR, 10))
+    rich = ((SOON, 50), (FAR, 20))
+    told, lots, _, _ = takes(10, grants, lots=rich, claimed={SOON: 5, FAR: 4})
+    # Six are left of its own, the others leave in spending order.
+    assert (told, lots) == ({"t": [(FAR, 6)]}, {SOON: 46, FAR: 14})
+    twice = lot("award", (FAR, 10)), lot("award", (FAR, 10))
+    told, lots, _, _ = takes(8, *twice, lots=((FAR, 20),), claimed={FAR: 12})
+    assert (told, lots) == ({"t": [(FAR, 8)]}, {FAR: 12})
+
+
+def test_a_lot_gives_what_it_holds_and_other_lots_the_rest() -> None:
+    twice = lot("award", (FAR, 10)), lot("award", (FAR, 5))
+    told, lots, _, debt = takes(15, *twice, lots=((SOON, 9), (FAR, 12)))
+    assert (told, lots, debt) == ({"t": [(FAR, 15)]}, {SOON: 6}, 0)
+    for shortfall, left, owed, forgiven in (
+        ("other_lots", {}, 0, 4),
+        ("clamp", {SOON: 3}, 0, 7),
+        ("debt", {}, 4, 0),
+    ):
+        told, lots, _, debt = takes(15, *twice, lots=((SOON, 3), (FAR, 8)), shortfall=shortfall)
+        assert (lots, debt, told.get("o", 0)) == (left, owed, forgiven)
+
+
+def test_pending_points_are_taken_before_what_became_of_them() -> None:
+    grant = Posting("award", TODAY - 9, pending=((WAITS, FAR, 10),))
+    told, lots, pending, _ = takes(
+        10, grant, lots=((FAR, 50),), pending=((WAITS, FAR, 4), (WAITS + 1, SOON, 9))
+    )
+    assert (told, lots, pending) == ({"t": [(FAR, 10)]}, {FAR: 44}, ((WAITS + 1, SOON, 9),))
+    again = Posting("award", TODAY - 9, pending=((WAITS, FAR, 5),))
+    told, lots, pending, _ = takes(15, grant, again, lots=((FAR, 50),), pending=((WAITS, FAR, 12),))
+    assert (told, lots, pending) == ({"t": [(FAR, 15)]}, {FAR: 47}, ())
+
+
+def test_what_has_expired_since_is_not_taken_from_elsewhere() -> None:
+    event = row(2, "award", lot("award", (PAST, 10)))
+    gone = row(9, "expire", lot("expire", (PAST, -10), (SOON, -3)))
+    told, lots, _, _ = takes(10, *event.postings, lots=((SOON, 50),), event=event, later=(gone,))
+    assert (told, lots) == ({"t": [(PAST, 10)], "x": [(PAST, 10)]}, {SOON: 50})
+    # Only so much of it as has expired, beyond what others were told of.
+    counted = row(12, "reverse", explanation={"x": [[PAST, 6], [SOON, 2]]})
+    told, lots, _, _ = takes(
+        10, *event.postings, lots=((SOON, 50),), event=event, later=(counted, gone)
+    )
+    assert (told["x"], lots) == ([(PAST, 4)], {SOON: 44})
+    before = row(1, "expire", lot("expire", (PAST, -10)))
+    told, lots, _, _ = takes(10, *event.postings, lots=((SOON, 50),), event=event, later=(before,))
+    assert (told, lots) == ({"t": [(PAST, 10)]}, {SOON: 40})
+
+
+def test_two_grants_of_one_date_share_what_has_expired() -> None:
+    event = row(2, "award", lot("award", (PAST, 6)), lot("award", (PAST, 8)))
+    gone = row(9, "expire", lot("expire", (PAST, -10)))
+    told, lots, _, _ = takes(14, *event.postings, lots=((SOON, 50),), event=event, later=(gone,))
+    assert (told, lots) == ({"t": [(PAST, 14)], "x": [(PAST, 10)]}, {SOON: 46})
+    dates = row(2, "award", lot("award", (PAST, 6)), lot("award", (PAST - 1, 8)))
+    both = row(9, "expire", lot("expire", (PAST, -6), (PAST - 1, -8)))
+    told, _, _, _ = takes(14, *dates.postings, event=dates, later=(both,))
+    assert told["x"] == [(PAST - 1, 8), (PAST, 6)]
+
+
+def test_of_what_is_missing_no_more_than_that_has_expired() -> None:
+    """Of an older version: then points may have gone by inactivity before their date."""
+    event = row(2, "award", lot("award", (FAR, 10)), version=0)
+    gone = row(9, "expire", lot("expire", (FAR, -20)))
+    told, lots, _, _ = takes(
+        10, *event.postings, lots=((SOON, 50), (FAR, 4)), event=event, later=(gone,)
+    )
+    assert (told, lots) == ({"t": [(FAR, 10)], "x": [(FAR, 6)]}, {SOON: 50})
+    waiting = row(2, "award", Posting("award", TODAY - 60, pending=((WAITS, FAR, 10),)), version=0)
+    told, lots, _, _ = takes(
+        10,
+        *waiting.postings,
+        lots=((SOON, 50),),
+        pending=((WAITS, FAR, 4),),
+        event=waiting,
+        later=(gone,),
+    )
+    assert (told, lots) == ({"t": [(FAR, 10)], "x": [(FAR, 6)]}, {SOON: 50})
+
+
+def test_what_went_as_it_came_took_nothing_from_others() -> None:
+    late = row(2, "award", lot("award", (PAST, 10)), lot("expire", (PAST, -10)))
+    others = row(9, "expire", lot("expire", (PAST, -7)))
+    told, lots, _, _ = takes(10, late.postings[0], lots=((SOON, 50),), event=late, later=(others,))
+    assert (told, lots) == ({"t": [(PAST, 10)], "y": 10}, {SOON: 50})
+
+
+@pytest.mark.parametrize(("kind", "shared"), [("award", 0), ("cancel", 8), ("reverse", 8)])
+def test_what_another_entry_gave_and_lost_was_shared_only_where_it_was_given_back(
+    kind: str, shared: int
+) -> None:
+    event = row(2, "award", lot("award", (PAST, 10)))
+    other = row(9, kind, lot(kind, (PAST, 8)), lot("expire", (PAST, -8)))
+    told, lots, _, _ = takes(10, *event.postings, lots=((SOON, 50),), event=event, later=(other,))
+    assert (told.get("x", []), lots) == ([(PAST, shared)] if shared else [], {SOON: 40 + shared})
+
+
+def test_a_second_refund_goes_on_where_the_first_has_ended() -> None:
+    ledger = Ledger(
+        smallest(
+            rules=[
+                rule("soon", expiry=[{"after": "P1M"}]),
+                rule("far", expiry=[{"after": "P1Y"}]),
+            ]
+        )
+    )
+    ledger.enrol(NOW)
+    event = ledger.buy(NOW, 10)
+    told = [
+        ledger.reverse(NOW, event, f"r{i}", amount=amount).explanation["t"]
+        for i, amount in enumerate((3, 3, 4))
+    ]
+    soon, far = number("2026-04-10"), number("2027-03-10")
+    assert [[(end, n) for end, n in each] for each in told] == [
+        [(soon, 6)],
+        [(soon, 4), (far, 2)],
+        [(far, 8)],
+    ]
+
+
+def test_refunds_count_in_the_order_in_which_they_were_made() -> None:
+    """What one has taken the next does not take again, whatever their ids."""
+    pairs = {
+        "rule_id": "pairs",
+        "trigger": "purchase",
+        "earn": {"points": 5, "per_quantity": 2},
+        "match": {"products": ["TEA"]},
+        "stacking": "exclusive",
+    }
+    document = smallest(rules=[pairs, rule("base")], refunds={"method": "recompute"})
+    ledger = Ledger(document)
+    ledger.enrol(NOW)
+    lines = [
+        {"line_id": "tea", "quantity": 3, "amount": 300, "product_id": "TEA"},
+        {"line_id": "salt", "quantity": 1, "amount": 1000},
+    ]
+    event = ledger.award(NOW, {"type": "purchase", "purchase": {"currency": "EUR", "lines": lines}})
+    first, second = (
+        ledger.reverse(NOW, event, name, lines=[{"line_id": "tea", "quantity": n}])
+        for name, n in (("z", 2), ("a", 1))
+    )
+    assert (event.points, first.points, second.points) == (5, -5, 0)
+    refund = Reversal.model_validate({"event_id": "event-1", "refund_id": "rest"})
+    guard = Guard(event.partition, "r#rest", b"")
+    known = Known({"ann": ledger.account}, History(0, tuple(reversed(ledger.entries))))
+    given_ = Given.by(ledger.rulebook, event)
+    entries = [event, second, first]
+    decision = reverse(ledger.rulebook, given_, known, guard, entries, refund, [], NOW)
+    assert decision.entries[0].points == 0
+
+
+# What budgets get back
+
+
+def test_budgets_get_back_in_proportion_and_the_programs_just_what_it_paid() -> None:
+    rulebook = Rulebook(
+        parse(
+            smallest(
+                rules=[rule("base")],
+                referral={"referrer_points": 60, "award_on": "first_purchase", "min_amount": 80},
+            )
+        ),
+        1,
+    )
+    stored = {"l": [["0", 10, 100, 90]]}
+    told = {"r": "+", "b": {"campaign:spring": 45, "program": 150}}
+    event = Given(rulebook, "ann", "purchase", NOW, stored, told, 90, 0)
+
+    def back(quarters: int, taken: int, *, whole: bool = False) -> Progress:
+        return Progress(event, [Fraction(quarters, 4)], whole, taken)
+
+    def between(before: Progress, after: Progress) -> dict[str, int]:
+        return {name: -n for name, n in given_back_to_budgets(event, before, after).items()}
+
+    nothing, a_little, half = back(0, 0), back(0, 9), back(2, 45)
+    everything = back(4, 90, whole=True)
+    assert between(nothing, nothing) == {}
+    assert between(nothing, a_little) == {"campaign:spring": 4, "program": 9}
+    # The referral ends with what is kept: its 60 points come back with the first half.
+    assert between(nothing, half) == {"campaign:spring": 22, "program": 105}
+    assert between(half, everything) == {"campaign:spring": 23, "program": 45}
+    assert between(nothing, everything) == {"campaign:spring": 45, "program": 150}
