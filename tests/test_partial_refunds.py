@@ -10,11 +10,12 @@ import pytest
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
-from loyalty.commands import Purchase
-from loyalty.decisions import redemption_id
-from loyalty.model import Entry, Refusal
+from loyalty.commands import Purchase, Reversal
+from loyalty.decisions import Guard, redemption_id
+from loyalty.model import Account, Entry, History, Known, Refusal
 from loyalty.projections import reversed_
-from loyalty.refunds import Given
+from loyalty.redeeming import Spending
+from loyalty.refunds import Given, reverse
 from tests.programs import smallest
 from tests.strategies import (
     BUSY_STORIES,
@@ -23,6 +24,7 @@ from tests.strategies import (
     Ledger,
     Story,
     instant,
+    number,
     refused,
 )
 
@@ -529,6 +531,83 @@ def test_an_amount_is_spread_by_what_is_left_of_each_line_to_the_fraction() -> N
     assert ledger.reverse(NOW, event, "b", amount=300).event == {
         "b": [[0, 171, 1000], [1, 129, 500]]
     }
+
+
+@pytest.mark.parametrize(("amount", "points"), [(33, 0), (34, 1), (67, 2), (1999, 59)])
+def test_what_comes_back_is_whole_points_and_none_is_told_where_there_is_none(
+    amount: int, points: int
+) -> None:
+    ledger, spent, event = paid_order()
+    entry = ledger.reverse(NOW, event, "a", amount=amount)
+    told = entry.explanation or {}
+    assert told.get("s", []) == ([[redemption_id(spent), points]] if points else [])
+    assert reversed_(entry)["restored_points"] == points
+
+
+def test_what_was_not_given_back_in_time_is_not_given_back_later() -> None:
+    """A refund that found nothing to give back has spoken for its part all the same."""
+    ledger, _, event = paid_order()
+    stored = {name: value for name, value in event.event.items() if name != "r"}
+    half = piece(quantity=2)
+    assert restored(ledger, replace(event, event=stored), "a", **half) == 0
+    assert restored(ledger, event, "b") == 30
+
+
+def test_of_several_redemptions_those_that_stand_are_given_back() -> None:
+    ledger = shop({"rule_id": "gift", "trigger": "gift", "earn": {"points": 90}})
+    ledger.award(NOW, {"type": "gift"})
+    gone, spent, other = (ledger.redeem(NOW, points) for points in (10, 20, 30))
+    ledger.cancel(NOW, gone)
+    ids = [redemption_id(entry) for entry in (gone, spent, other)]
+    first = bought(ledger, (1, 2000), redemption_ids=ids[:2])
+    assert restored(ledger, first, "a") == 20
+    event = bought(ledger, (1, 2000), redemption_ids=ids)
+    entry = ledger.reverse(NOW, event, "b")
+    assert entry.explanation["s"] == [[ids[2], 30]]
+    assert entry.balance == 90
+
+
+def test_another_members_redemption_is_not_given_back_and_ones_own_beside_it_is() -> None:
+    ledger, spent, _ = paid_order()
+    theirs = replace(spent, member_id="bob", partition="k#theirs")
+    event = bought(ledger, (4, 2000))
+    refund = Reversal.model_validate({"event_id": "order", "refund_id": "a"})
+    given_ = Given.by(ledger.rulebook, event)
+    bob = Account(program_id="test", member_id="bob", seq=3)
+    for who in (bob, replace(bob, status="erased")):
+        history = History(0, tuple(reversed(ledger.entries)))
+        known = Known({"ann": ledger.account, "bob": who}, history)
+        guard = Guard(event.partition, "r#a", b"")
+        paid = [Spending([theirs]), Spending([spent])]
+        decision = reverse(ledger.rulebook, given_, known, guard, [event], refund, paid, NOW)
+        assert decision.entries[0].explanation["s"] == [(redemption_id(spent), 60)]
+
+
+def test_points_whose_last_day_is_over_today_live_for_the_grace_period() -> None:
+    ledger, _, event = paid_order(expired_grace="P14D")
+    last = instant("2026-04-10T12:00", "Europe/Paris")
+    entry = ledger.reverse(last, event, "a")
+    assert entry.balance == 60
+    assert ledger.account
+    assert ledger.account.lots[0] == (number("2026-04-24"), 50)
+
+
+def test_a_single_point_is_taken_out_of_what_counts_for_a_tier() -> None:
+    tiers = {
+        "qualify_by": "points",
+        "window": "lifetime",
+        "levels": [{"tier_id": "base", "name": "Base", "at": 0}],
+    }
+    ledger = shop(tiers=tiers)
+    event = bought(ledger, (1, 100))
+    [(start, counted)] = event.qualifying
+    assert counted == 1
+    assert ledger.reverse(NOW, event, "a").qualifying == ((start, -1),)
+    # Where nothing of it counts any more nothing is taken out.
+    event = bought(ledger, (1, 300))
+    assert ledger.account
+    ledger.account = replace(ledger.account, qualifying=())
+    assert ledger.reverse(NOW, event, "b").qualifying == ()
 
 
 # Laws, over any program and any purchase

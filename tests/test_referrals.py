@@ -526,6 +526,49 @@ def test_what_the_referrer_has_spent_becomes_a_debt(house: House) -> None:
     assert house.balances() == {"ana": -150, "ben": 0}
 
 
+def test_a_refund_that_ends_the_referral_leaves_the_rest_of_the_purchase(house: House) -> None:
+    house.open(ON_PURCHASE)
+    house.bring("ben")
+    done(buy("order", "ben", 1000))
+    done(workers.reverse("order", "half", amount=500))
+    assert house.balances() == {"ana": 0, "ben": 5}
+    done(workers.reverse("order", "more", amount=300))
+    assert house.balances() == {"ana": 0, "ben": 2}
+
+
+@pytest.mark.parametrize("spends", [0, 250, 310])
+def test_what_referrer_and_referred_were_given_is_taken_from_the_member_they_became(
+    house: House, spends: int
+) -> None:
+    house.open(ON_PURCHASE)
+    house.bring("ben")
+    done(buy("order", "ben"))
+    done(workers.merge("ana", "ben", "one"))
+    if spends:
+        done(workers.redeem("ben", "spent", points=spends))
+    taken = done(workers.reverse("order", "return"))
+    account, entries = workers.proved(house.direct, house.tables)["ben"]
+    last = entries[-1]
+    assert (account.balance, account.lifetime, last.reason) == (0, 0, "order")
+    assert (last.lifetime, last.points) == (-310, spends - 310)
+    assert last.explanation.get("o", 0) == spends
+    assert sum(points for _, points in last.explanation["t"]) == 110
+    assert taken["points"] == 310 - spends
+
+
+def test_what_both_were_given_and_has_expired_is_not_taken_again(house: House) -> None:
+    house.open(ON_PURCHASE)
+    house.bring("ben")
+    done(buy("order", "ben"))
+    done(workers.merge("ana", "ben", "one"))
+    with house.on(500):
+        done(buy("later", "ben", 50_000))
+        done(workers.reverse("order", "return"))
+        account, entries = workers.proved(house.direct, house.tables)["ben"]
+    assert account.balance == 500
+    assert sum(points for _, points in entries[-1].explanation["x"]) == 310
+
+
 def test_a_refund_of_another_purchase_leaves_the_referral(house: House) -> None:
     house.open(ON_PURCHASE)
     house.bring("ben")
