@@ -21,7 +21,7 @@ from loyalty.lots import (
     inactive_on,
     take,
 )
-from loyalty.model import NEVER, Account, Broken, Posting, Refusal
+from loyalty.model import NEVER, Account, Broken, Hold, Posting, Refusal
 from loyalty.program import Program, parse
 from loyalty.projections import balance, history_rows
 from tests.programs import smallest
@@ -502,3 +502,96 @@ def test_pending_points_never_become_too_many_to_spend() -> None:
 def test_plain_durations_are_months_of_the_calendar(start: int, months: int) -> None:
     end = available_on(Duration(months=months), start)
     assert from_day_number(end) == plus(from_day_number(start), Duration(months=months))
+
+
+# What falls due, day by day
+
+
+def fell_due(policy: Program, account: Account, today: int, at: int = 0) -> list[tuple[str, int]]:
+    """(kind, day) of what falls due up to a day, in order."""
+    return [(posting.kind, posting.on) for posting in advance(policy, account, today, at)[1]]
+
+
+def test_the_last_year_of_the_calendar_has_the_dates_that_are_left_of_it() -> None:
+    dates = {"dates": ["01-01", "12-31"]}
+    assert expires("9999-06-01", dates) == "9999-12-31"
+    assert expires("9999-12-31", dates) is None
+
+
+def test_of_several_times_of_inactivity_the_shortest_counts() -> None:
+    policy = program({"inactive_for": "P60D"}, {"inactive_for": "P30D"}, {"inactive_for": "P90D"})
+    account = replace(NOBODY, active_on=1000, lots=((NEVER, 5),))
+    assert inactive_on(policy, account) == 1030
+    assert due_on(policy, account) == 1030
+
+
+def holding(until: int, *lots: tuple[int, int], key: str = "k") -> Account:
+    """An account with these lots of which a hold that lapses then has one more point."""
+    hold = Hold(key, until, 1)
+    return replace(NOBODY, lots=lots, holds=((hold, ((NEVER, 1),)),))
+
+
+def test_a_hold_is_due_on_the_day_on_which_it_lapses() -> None:
+    until = instant("2026-03-10T12:00", "Europe/Paris")
+    day = number("2026-03-10")
+    assert due_on(program(), holding(until, (day + 9, 4))) == day
+    assert due_on(program(), holding(until, (day - 9, 4))) == day - 9
+
+
+def test_on_one_day_points_expire_before_holds_lapse_and_not_before_it_comes() -> None:
+    until = instant("2026-03-10T12:00", "Europe/Paris")
+    day = number("2026-03-10")
+    for end, order in (
+        (day, [("expire", day), ("lapse", day)]),
+        (day - 1, [("expire", day - 1), ("lapse", day)]),
+        (day + 1, [("lapse", day)]),
+    ):
+        account = holding(until, (end, 4))
+        assert fell_due(program(), account, day, until) == order
+        assert fell_due(program(), account, day, until - 1) == order[:-1]
+
+
+def test_what_became_available_after_inactivity_had_run_out_goes_on_the_day_on_which_it_came() -> (
+    None
+):
+    policy = program({"inactive_for": "P5D"})
+    account = replace(
+        NOBODY,
+        active_on=100,
+        lots=((NEVER, 1),),
+        pending=((108, NEVER, 2), (110, NEVER, 3), (120, NEVER, 4)),
+    )
+    gone = [("expire", 105)]
+    for day in (108, 110, 120):
+        gone += [("activate", day), ("expire", day)]
+    assert fell_due(policy, account, 130) == gone
+    # What a hold gives back goes on the day on which it lapses.
+    lapse = Hold("k", instant("1970-04-20T12:00", "Europe/Paris"), 1)
+    held = replace(account, holds=((lapse, ((NEVER, 9),)),))
+    order = fell_due(policy, held, 130, instant("1970-05-11T12:00", "Europe/Paris"))
+    assert order == [*gone[:3], ("lapse", 109), ("expire", 109), *gone[3:]]
+
+
+def notices(*ahead: str) -> Program:
+    return program(notifications={"expiring": list(ahead)})
+
+
+def test_notices_come_on_their_days_and_tell_of_what_goes_then() -> None:
+    policy = notices("P30D", "P7D")
+    account = replace(NOBODY, lots=((200, 5), (223, 6)), noticed_on=160)
+    assert due_on(policy, account) == 170
+    _, postings = advance(policy, account, 199, 0)
+    assert [(posting.kind, posting.on, posting.told) for posting in postings] == [
+        ("notice", 170, ((200, 5),)),
+        # Of both on one day at once.
+        ("notice", 193, ((200, 5), (223, 6))),
+    ]
+
+
+def test_nobody_is_told_of_what_was_due_before_notices_were_asked_for() -> None:
+    policy = notices("P30D", "P7D")
+    at = instant("1970-06-20T12:00", "Europe/Paris")  # day 170
+    account = replace(NOBODY, lots=((200, 5),), recorded_at=at)
+    assert fell_due(policy, account, 199) == [("notice", 193)]
+    early = replace(account, recorded_at=at - DAY)
+    assert fell_due(policy, early, 199) == [("notice", 170), ("notice", 193)]

@@ -111,10 +111,7 @@ def _notice(program: Program, account: Account) -> tuple[Day, list[tuple[Day, in
     due: dict[Day, list[tuple[Day, int]]] = {}
     for gone, points in expiring(program, account):
         for ahead in program.notifications.expiring:
-            try:
-                day = day_number(minus(from_day_number(gone), ahead))
-            except OverflowError:
-                continue
+            day = day_number(minus(from_day_number(gone), ahead))
             if day > after:
                 due.setdefault(day, []).append((gone, points))
     return min(due.items(), default=(NEVER, []))
@@ -155,8 +152,6 @@ def advance(
         if lapsing and lapsing.until <= at and (due is None or due > _lapses_on(program, lapsing)):
             on = _lapses_on(program, lapsing)
             posting = released(account, "lapse", on, lapsing.key)
-            if postings and posting.on < postings[-1].on:
-                posting = replace(posting, on=postings[-1].on)
             postings.append(posting)
             account = _told(program, account.posted(posting), on)
             continue
