@@ -441,9 +441,10 @@ def test_a_bonus_for_lines_that_all_came_back_comes_back() -> None:
     ]
     event = ledger.award(NOW, {"type": "purchase", "purchase": {"currency": "EUR", "lines": lines}})
     assert event.points == 50
-    assert taken(ledger, event, "a", **piece(1)) == 10
+    assert taken(ledger, event, "a", **piece(1, quantity=1)) == 5
     assert taken(ledger, event, "b", **piece(0, quantity=1)) == 5
     assert taken(ledger, event, "c", **piece(0)) == 35
+    assert taken(ledger, event, "d") == 5
 
 
 # Worked out again

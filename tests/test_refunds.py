@@ -393,12 +393,14 @@ def takes(
     event: Entry | None = None,
     later: tuple[Entry, ...] = (),
     shortfall: str = "other_lots",
+    beside: dict[str, Account] | None = None,
+    **more: Any,
 ) -> tuple[dict[str, Any], dict[int, int], tuple[tuple[int, int, int], ...], int]:
     """What is told, and the lots, the pending points and the debt that are left."""
-    rulebook = Rulebook(parse(smallest(refunds={"shortfall": shortfall})), 1)
+    rulebook = Rulebook(parse(smallest(refunds={"shortfall": shortfall}, **more)), 1)
     ann = Account(program_id="test", member_id="ann", seq=50, lots=lots, pending=pending)
     draft = Draft(rulebook, ann, instant("2026-03-10T12:00", "Europe/Paris"))
-    known = Known({"ann": ann}, History(0, later))
+    known = Known({"ann": ann, **(beside or {})}, History(0, later))
     told = take_back(draft, known, event, grants, points, claimed or {})
     account = draft.account
     return told, dict(account.lots), account.pending, account.debt
@@ -514,6 +516,70 @@ def test_what_another_entry_gave_and_lost_was_shared_only_where_it_was_given_bac
     assert (told.get("x", []), lots) == ([(PAST, shared)] if shared else [], {SOON: 40 + shared})
 
 
+def test_a_sweep_may_have_let_several_lots_go() -> None:
+    event = row(2, "award", lot("award", (PAST, 10)))
+    swept = row(9, "expire", lot("expire", (PAST - 9, -5)), lot("expire", (PAST, -10)))
+    told, _, _, _ = takes(10, *event.postings, event=event, later=(swept,))
+    assert told["x"] == [(PAST, 10)]
+
+
+def test_what_goes_today_has_gone() -> None:
+    event = row(2, "award", lot("award", (TODAY, 10)))
+    gone = row(9, "expire", lot("expire", (TODAY, -10)))
+    told, lots, _, _ = takes(10, *event.postings, lots=((SOON, 50),), event=event, later=(gone,))
+    assert (told["x"], lots) == ([(TODAY, 10)], {SOON: 50})
+
+
+@pytest.mark.parametrize(
+    ("expiry", "expired"),
+    [
+        ([{"after": "P5Y"}, {"inactive_for": "P30D"}], 10),
+        ([{"inactive_for": "P30D"}, {"after": "P5Y"}], 10),
+        # Without inactivity nothing goes before its date, and nobody looks.
+        ([{"after": "P5Y"}], 0),
+        ([], 0),
+    ],
+)
+def test_points_may_have_gone_by_inactivity_before_their_date(
+    expiry: list[dict[str, Any]], expired: int
+) -> None:
+    event = row(2, "award", lot("award", (FAR, 10)))
+    gone = row(9, "expire", lot("expire", (FAR, -10)))
+    told, _, _, _ = takes(
+        10,
+        *event.postings,
+        lots=((SOON, 50),),
+        event=event,
+        later=(gone,),
+        expiry=expiry,
+    )
+    assert sum(points for _, points in told.get("x", [])) == expired
+
+
+@pytest.mark.parametrize(
+    ("seq", "who", "expired"),
+    [
+        (3, "bob", 10),  # before the merge, in the history of who earned it
+        (1, "bob", 0),
+        (19, "ann", 0),
+        (20, "ann", 10),
+        (25, "ann", 10),
+        (25, "cleo", 0),
+    ],
+)
+def test_after_a_merge_points_go_on_in_the_history_of_who_has_them(
+    seq: int, who: str, expired: int
+) -> None:
+    event = row(2, "award", lot("award", (PAST, 10)), member_id="bob")
+    merged_at = row(20, "merge").recorded_at
+    bob = Account(program_id="test", member_id="bob", merged_into="ann", recorded_at=merged_at)
+    gone = row(seq, "expire", lot("expire", (PAST, -10)), member_id=who)
+    told, _, _, _ = takes(10, *event.postings, event=event, later=(gone,), beside={"bob": bob})
+    assert sum(points for _, points in told.get("x", [])) == expired
+    told, _, _, _ = takes(10, *event.postings, event=event, later=(gone,))
+    assert sum(points for _, points in told.get("x", [])) == (expired if who == "bob" else 0)
+
+
 def test_a_second_refund_goes_on_where_the_first_has_ended() -> None:
     ledger = Ledger(
         smallest(
@@ -565,7 +631,8 @@ def test_refunds_count_in_the_order_in_which_they_were_made() -> None:
     given_ = Given.by(ledger.rulebook, event)
     entries = [event, second, first]
     decision = reverse(ledger.rulebook, given_, known, guard, entries, refund, [], NOW)
-    assert decision.entries[0].points == 0
+    [rest] = decision.entries
+    assert (rest.points, rest.lifetime, rest.explanation) == (0, 0, None)
 
 
 # What budgets get back

@@ -198,7 +198,8 @@ def taken(
 ) -> Decision:
     """The decision on a purchase of ann's after these refunds; it was paid by a gift where it
     `pays`."""
-    rulebook = Rulebook(parse(smallest(rules=[PER_EURO], rewards=[GIFT], **more)), 1)
+    document = smallest(**({"rules": [PER_EURO], "rewards": [GIFT]} | more))
+    rulebook = Rulebook(parse(document), 1)
     ann = Account(program_id="test", member_id="ann", seq=1, lots=((NEVER, 60),), joined_on=1)
     known = Known({"ann": ann}, History(0, ()), {"program": 100, stock_id("gift"): 3})
     paid = []
@@ -249,7 +250,7 @@ def test_without_refunds_nothing_is_closed() -> None:
     ("qualify_by", "refund", "counts"),
     [
         ("points", {}, ()),
-        ("points", ONE_LINE, (10,)),
+        ("points", ONE_LINE, (19,)),
         ("spend", {}, ()),
         ("spend", ONE_LINE, (1000,)),
     ],
@@ -262,7 +263,8 @@ def test_what_came_back_counts_for_no_tier(
         "window": "lifetime",
         "levels": [{"tier_id": "base", "name": "Base", "at": 0}],
     }
-    [entry] = taken({"refund_id": "one", **refund}, tiers=tiers).entries
+    bonus = {"rule_id": "bonus", "trigger": "purchase", "earn": {"points": 9}}
+    [entry] = taken({"refund_id": "one", **refund}, rules=[PER_EURO, bonus], tiers=tiers).entries
     assert tuple(amount for _, amount in entry.qualifying) == counts
 
 
