@@ -64,7 +64,7 @@ class House(workers.House):
 
 
 def program(referral: dict[str, Any], **more: Any) -> dict[str, Any]:
-    document = shop(rules=[PER_EURO], limits=[], rewards=[], **more)
+    document = shop(**({"rules": [PER_EURO], "limits": [], "rewards": []} | more))
     return document | {"referral": referral}
 
 
@@ -536,7 +536,7 @@ def test_a_refund_that_ends_the_referral_leaves_the_rest_of_the_purchase(house: 
     assert house.balances() == {"ana": 0, "ben": 2}
 
 
-@pytest.mark.parametrize("spends", [0, 250, 310])
+@pytest.mark.parametrize("spends", [0, 200, 250, 310])
 def test_what_referrer_and_referred_were_given_is_taken_from_the_member_they_became(
     house: House, spends: int
 ) -> None:
@@ -567,6 +567,19 @@ def test_what_both_were_given_and_has_expired_is_not_taken_again(house: House) -
         account, entries = workers.proved(house.direct, house.tables)["ben"]
     assert account.balance == 500
     assert sum(points for _, points in entries[-1].explanation["x"]) == 310
+
+
+def test_only_the_referrers_part_may_have_expired(house: House) -> None:
+    for_ever = PER_EURO | {"expiry": []}
+    house.open({**ON_PURCHASE, "referred_points": 0}, rules=[for_ever])
+    house.bring("ben")
+    done(buy("order", "ben"))
+    done(workers.merge("ana", "ben", "one"))
+    with house.on(500):
+        done(workers.reverse("order", "return"))
+        account, entries = workers.proved(house.direct, house.tables)["ben"]
+    assert (account.balance, entries[-1].points) == (0, -10)
+    assert sum(points for _, points in entries[-1].explanation["x"]) == 200
 
 
 def test_a_refund_of_another_purchase_leaves_the_referral(house: House) -> None:

@@ -13,8 +13,19 @@ from hypothesis import strategies as st
 from loyalty.dates import rfc3339
 from loyalty.lots import advance
 from loyalty.model import Account, Entry
+from loyalty.program import Program, parse
 from loyalty.projections import Explained, awarded, balance
-from loyalty.tiers import DAILY_UP_TO_DAYS
+from loyalty.tiers import (
+    DAILY_UP_TO_DAYS,
+    bucket,
+    due_on,
+    fallen,
+    higher,
+    lowered,
+    moved,
+    outdated,
+    raised,
+)
 from loyalty.wire import account_item, account_of
 from tests.programs import smallest
 from tests.strategies import (
@@ -709,3 +720,231 @@ def test_a_rolling_window_by_day_is_the_sum_of_its_days(
     shown = balance(ledger.rulebook, ledger.account, at)["tier"]
     assert shown
     assert shown["id"] == [level["tier_id"] for level in LEVELS if level["at"] <= expected][-1]
+
+
+# What the rules of tiers say of an account
+
+
+def rules_of(
+    window: Any = LIFETIME, steps: str = "full", grace: str | None = None, **more: Any
+) -> Program:
+    downgrade = {"steps": steps} | ({} if grace is None else {"grace": grace})
+    tiers = {
+        "qualify_by": "points",
+        "window": window,
+        "levels": LEVELS,
+        "downgrade": downgrade,
+    }
+    return parse(smallest(tiers=tiers, **more))
+
+
+def who(tier: str = "", *qualifying: tuple[str, int], **more: Any) -> Account:
+    """A member in that tier, with what counts by the first day of its bucket."""
+    fields: dict[str, Any] = {"joined_on": number("2024-03-01")} | more
+    for name in ("tier_until", "pinned_until"):
+        if name in fields:
+            fields[name] = number(fields[name])
+    counts = tuple((number(day), amount) for day, amount in qualifying)
+    return Account(program_id="test", member_id="ann", tier=tier, qualifying=counts, **fields)
+
+
+def rolling(length: str) -> dict[str, str]:
+    return {"rolling": length}
+
+
+@pytest.mark.parametrize(
+    ("window", "on", "first"),
+    [
+        (LIFETIME, "2026-03-10", "1970-01-01"),
+        (CALENDAR, "2026-03-10", "2026-01-01"),
+        (MEMBERSHIP, "2026-03-10", "2026-03-01"),
+        (MEMBERSHIP, "2026-02-28", "2025-03-01"),
+        (MEMBERSHIP, "2028-02-28", "2027-03-01"),
+        (rolling("P90D"), "2026-03-10", "2026-03-10"),
+        (rolling("P2M29D"), "2026-03-10", "2026-03-10"),
+        (rolling("P2M30D"), "2026-03-10", "2026-03-01"),
+        (rolling("P91D"), "2026-03-10", "2026-03-01"),
+        (rolling("P6M"), "2026-03-31", "2026-03-01"),
+    ],
+)
+def test_what_counts_is_kept_by_day_by_month_or_by_year(window: Any, on: str, first: str) -> None:
+    terms = rules_of(window).tiers
+    assert terms
+    assert bucket(terms, number(on), number("2024-03-01")) == number(first)
+
+
+def test_a_year_of_membership_moves_into_the_others_year_of_the_same_number() -> None:
+    terms = rules_of(MEMBERSHIP).tiers
+    assert terms
+    buckets = [(number("2025-05-10"), 4), (number("2023-05-10"), 1), (number("2024-05-10"), 2)]
+    moves = moved(terms, buckets, number("2024-03-01"), number("2026-03-10"))
+    assert moves == (
+        (number("2024-03-01"), 1),
+        (number("2025-03-01"), 2),
+        (number("2026-03-01"), 4),
+    )
+    calendar = rules_of(CALENDAR).tiers
+    assert calendar
+    same = [(number("2026-01-01"), 4), (number("2025-01-01"), 1)]
+    assert moved(calendar, same, None, number("2026-03-10")) == tuple(sorted(same))
+
+
+@pytest.mark.parametrize(
+    ("window", "gone"),
+    [
+        (LIFETIME, []),
+        (rolling("P30D"), ["2024-05-01", "2025-06-01", "2026-02-07", "2026-02-08"]),
+        (CALENDAR, ["2024-05-01"]),
+    ],
+)
+def test_what_can_never_count_again_is_dropped(window: Any, gone: list[str]) -> None:
+    """On 10 March; of the year before grace may still decide."""
+    days = ["2024-05-01", "2025-06-01", "2026-02-07", "2026-02-08", "2026-02-09"]
+    account = who("", *((day, 5) for day in days))
+    dropped = outdated(rules_of(window), account, number("2026-03-10"))
+    assert dropped == tuple((number(day), -5) for day in gone)
+
+
+def test_without_tiers_nobody_is_raised_and_nobody_falls() -> None:
+    program, account = parse(smallest()), who("silver", ("2026-03-01", 500))
+    today = number("2026-03-10")
+    assert raised(program, account, today, today) == account
+    assert fallen(program, account, today) == account
+    assert higher(program, account, who("gold")) == account
+    assert lowered(program, account, account, today) == account
+    assert due_on(program, account) is None
+    assert outdated(program, account, today) == ()
+
+
+def test_only_what_lifts_a_member_names_a_tier() -> None:
+    program, today = rules_of(), number("2026-03-10")
+    for amount, tier in ((99, ""), (100, "silver"), (299, "silver"), (300, "gold")):
+        account = who("", ("1970-01-01", amount))
+        assert raised(program, account, today, today).tier == tier
+    assert raised(program, who("gold", ("1970-01-01", 100)), today, today).tier == "gold"
+
+
+def test_a_late_event_lifts_nobody_by_what_has_left_the_window() -> None:
+    program, today = rules_of(rolling("P30D")), number("2026-03-10")
+    account = who("", ("2026-01-01", 100))
+    assert raised(program, account, today, number("2026-01-01")).tier == ""
+    by_year = rules_of(CALENDAR)
+    before = who("", ("2025-01-01", 100))
+    assert raised(by_year, before, today, number("2025-12-31")).tier == "silver"
+
+
+def test_an_event_of_the_year_that_is_about_to_begin_is_kept_for_that_year() -> None:
+    program = rules_of(CALENDAR)
+    account = who("", ("2026-01-01", 100))
+    after = raised(program, account, number("2025-12-31"), number("2026-01-01"))
+    assert (after.tier, after.tier_until) == ("silver", number("2028-01-01"))
+
+
+def test_a_tier_is_kept_until_too_little_is_left_in_the_window() -> None:
+    program, today = rules_of(rolling("P30D")), number("2026-03-10")
+    account = who("silver", ("2026-02-20", 50), ("2026-03-01", 100), ("2026-03-05", 1))
+    assert raised(program, account, today, today).tier_until == number("2026-03-31")
+    less = who("silver", ("2026-02-20", 50), ("2026-03-01", 99))
+    assert raised(program, less, today, today).tier_until == number("2026-03-22")
+
+
+def test_a_grace_that_came_later_counts_from_the_end_of_the_year() -> None:
+    account = who("silver", ("2026-01-01", 5), tier_until="2027-01-01")
+    today = number("2026-03-10")
+    assert raised(rules_of(CALENDAR, grace="P1M"), account, today, today).tier_until == number(
+        "2027-02-01"
+    )
+    in_grace = replace(account, tier_until=number("2026-04-01"))
+    after = raised(rules_of(CALENDAR, grace="P3M"), in_grace, today, today)
+    assert after.tier_until == number("2026-04-01")
+
+
+EARLY, LATE = "2027-01-01", "2028-01-01"
+
+
+@pytest.mark.parametrize(
+    ("mine", "theirs", "tier", "until"),
+    [
+        (who("silver", tier_until=EARLY), who("gold", tier_until=LATE), "gold", LATE),
+        (who("gold", tier_until=EARLY), who("silver", tier_until=LATE), "gold", EARLY),
+        (who("gold", tier_until=EARLY), who("gold", tier_until=LATE), "gold", LATE),
+        (who("gold", tier_until=LATE), who("gold", tier_until=EARLY), "gold", LATE),
+        # What has no end stays without one; of equals one's own is kept.
+        (who("gold"), who("gold", tier_until=EARLY), "gold", None),
+        (who("gold", tier_until=EARLY), who("gold"), "gold", EARLY),
+        (who(), who("bronze"), "", None),
+    ],
+)
+def test_of_two_tiers_the_higher_stays(
+    mine: Account, theirs: Account, tier: str, until: str | None
+) -> None:
+    after = higher(rules_of(CALENDAR), mine, theirs)
+    assert (after.tier, after.tier_until) == (tier, None if until is None else number(until))
+
+
+def test_what_staff_have_set_is_taken_over_where_nothing_is_set() -> None:
+    program = rules_of(CALENDAR)
+    plain, set_ = who("silver"), who("silver", pinned="gold", pinned_until=LATE)
+    other = who("silver", pinned="bronze", pinned_until=EARLY)
+    for mine, theirs, pinned, until in (
+        (plain, set_, "gold", LATE),
+        (other, set_, "bronze", EARLY),
+        (set_, plain, "gold", LATE),
+    ):
+        after = higher(program, mine, theirs)
+        assert (after.pinned, after.pinned_until) == (pinned, number(until))
+    assert higher(program, plain, plain).pinned == ""
+
+
+@pytest.mark.parametrize(
+    ("tier", "before", "after", "falls_to"),
+    [
+        ("gold", 300, 300, "gold"),
+        ("gold", 300, 299, "silver"),
+        ("gold", 310, 300, "gold"),
+        ("gold", 300, 5, "bronze"),
+        # Not by points that did not hold it up.
+        ("gold", 299, 5, "gold"),
+        ("silver", 100, 99, "bronze"),
+        ("bronze", 5, 0, "bronze"),
+        ("", 5, 0, ""),
+    ],
+)
+def test_a_refund_lowers_whom_its_points_held_up(
+    tier: str, before: int, after: int, falls_to: str
+) -> None:
+    today = number("2026-03-10")
+    was, now = (who(tier, ("1970-01-01", amount)) for amount in (before, after))
+    assert lowered(rules_of(), now, was, today).tier == falls_to
+
+
+def test_what_ends_first_is_due_first() -> None:
+    program = rules_of(CALENDAR)
+    for tier_until, pinned_until in ((EARLY, LATE), (LATE, EARLY)):
+        account = who("gold", tier_until=tier_until, pinned="gold", pinned_until=pinned_until)
+        assert due_on(program, account) == number(EARLY)
+    assert due_on(program, who("gold", tier_until=LATE)) == number(LATE)
+    assert due_on(program, who("gold")) is None
+
+
+@pytest.mark.parametrize(
+    ("steps", "amount", "tier"),
+    [
+        ("full", 300, "gold"),
+        ("full", 299, "silver"),
+        ("full", 5, "bronze"),
+        ("one", 5, "silver"),
+        ("one", 300, "gold"),
+    ],
+)
+def test_at_its_end_a_tier_is_renewed_or_lost(steps: str, amount: int, tier: str) -> None:
+    account = who("gold", ("2026-01-01", amount), tier_until=EARLY)
+    assert fallen(rules_of(CALENDAR, steps), account, number(EARLY)).tier == tier
+
+
+def test_what_staff_have_set_is_over_on_its_day() -> None:
+    program = rules_of()
+    account = who("silver", ("1970-01-01", 100), pinned="gold", pinned_until=EARLY)
+    assert fallen(program, account, number(EARLY) - 1) == account
+    after = fallen(program, account, number(EARLY))
+    assert (after.tier, after.pinned, after.pinned_until) == ("silver", "", None)
