@@ -842,7 +842,7 @@ def test_an_event_of_the_year_that_is_about_to_begin_is_kept_for_that_year() -> 
 
 def test_a_tier_is_kept_until_too_little_is_left_in_the_window() -> None:
     program, today = rules_of(rolling("P30D")), number("2026-03-10")
-    account = who("silver", ("2026-02-20", 50), ("2026-03-01", 100), ("2026-03-05", 1))
+    account = who("silver", ("2026-02-20", 50), ("2026-03-01", 99), ("2026-03-05", 1))
     assert raised(program, account, today, today).tier_until == number("2026-03-31")
     less = who("silver", ("2026-02-20", 50), ("2026-03-01", 99))
     assert raised(program, less, today, today).tier_until == number("2026-03-22")
