@@ -67,8 +67,8 @@ MODULES: Final = (
 
 TESTS: Final = (
     "account", "adjustments", "advice", "budgets", "catalog", "celebrations", "dates", "earning",
-    "erasure", "findings", "holds", "laws", "limits", "lives", "lots", "members", "offers",
-    "paid_orders", "partial_refunds", "program", "redeeming", "referrals", "refunds",
+    "erasure", "findings", "holds", "laws", "lifecycle", "limits", "lives", "lots", "members",
+    "offers", "paid_orders", "partial_refunds", "program", "redeeming", "referrals", "refunds",
     "reproduction", "simulate", "tiers", "time", "transfers", "versions", "vouchers",
     "waiting_refunds",
 )  # fmt: skip
