@@ -19,6 +19,7 @@ from loyalty.lots import (
     expiring,
     expiry,
     inactive_on,
+    released,
     take,
 )
 from loyalty.model import NEVER, Account, Broken, Hold, Posting, Refusal
@@ -595,3 +596,32 @@ def test_nobody_is_told_of_what_was_due_before_notices_were_asked_for() -> None:
     assert fell_due(policy, account, 199) == [("notice", 193)]
     early = replace(account, recorded_at=at - DAY)
     assert fell_due(policy, early, 199) == [("notice", 170), ("notice", 193)]
+
+
+def test_points_that_come_are_too_late_for_a_notice_of_the_day_before() -> None:
+    policy = notices("P7D", "P3D")
+    account = replace(NOBODY, pending=((108, 114, 5), (120, 127, 6)), noticed_on=100)
+    assert fell_due(policy, account, 130) == [
+        ("activate", 108),
+        ("notice", 111),
+        ("expire", 114),
+        ("activate", 120),
+        # Of what is due on the day itself is told.
+        ("notice", 120),
+        ("notice", 124),
+        ("expire", 127),
+    ]
+
+
+def test_what_a_hold_gives_back_pays_debt_first() -> None:
+    account = replace(holding(NEVER), debt=5)
+    account = replace(account, holds=((account.holds[0][0], ((200, 3), (NEVER, 4))),))
+    posting = released(account, "cancel", 9, "k")
+    assert (posting.lots, posting.debt, posting.held) == (((NEVER, 2),), -5, -7)
+
+
+def test_a_credit_is_written_in_one_order() -> None:
+    grants = [(50, 300, 1), (40, 300, 2), (9, 300, 3), (8, 200, 4), (40, 200, 5), (50, 300, 6)]
+    posting = credit(NOBODY, "award", 9, grants, 10)
+    assert posting.lots == ((200, 4), (300, 3))
+    assert posting.pending == ((40, 200, 5), (40, 300, 2), (50, 300, 7))
