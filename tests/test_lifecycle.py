@@ -19,6 +19,7 @@ from loyalty.decisions import (
     member_id_from_key,
     partition_of,
     redemption_partition,
+    revived_on,
     stock_id,
 )
 from loyalty.lifecycle import change_status, erase, merge, set_tier, sweep, written_down
@@ -161,6 +162,8 @@ def test_staff_put_a_member_into_a_tier_and_take_that_off() -> None:
     set_ = ann(tier="silver", pinned="gold", pinned_until=TODAY + 1)
     entry = put(set_, None, None)
     assert (entry.pinned, entry.pinned_until, entry.tier) == ("", None, "silver")
+    # The lowest is named too: it is told.
+    assert put(replace(set_, tier=""), None, None).tier == "bronze"
     # Another day or another tier is news.
     assert put(set_, "gold", "2026-03-12").pinned_until == TODAY + 2
     assert put(set_, "silver", "2026-03-11").pinned == "silver"
@@ -241,6 +244,7 @@ def test_all_that_one_has_goes_to_the_other_with_its_dates() -> None:
         ((), 4, (), 5, {}, 9),
         # The earliest pays, whoever had it.
         (((TODAY + 2, 3), (NEVER, 9)), 0, (), 4, {NEVER: 8}, 0),
+        (((TODAY + 2, 3),), 4, ((NEVER, 9),), 0, {NEVER: 8}, 0),
     ],
 )
 def test_what_both_owe_is_paid_by_what_both_have(
@@ -256,6 +260,11 @@ def test_what_both_owe_is_paid_by_what_both_have(
     after = stays.after(entry)
     assert (dict(after.lots), after.debt, entry.balance) == (left, debt, after.balance)
     assert (goes.after(gone).available, goes.after(gone).debt) == (0, 0)
+
+
+def test_what_comes_is_written_in_the_order_of_its_dates() -> None:
+    entry, _ = merged(ann(lots=((TODAY + 2, 3), (NEVER, 1))), bob(lots=((NEVER, 9),)))
+    assert entry.postings[0].lots == ((TODAY + 2, 3), (NEVER, 1))
 
 
 @pytest.mark.parametrize(
@@ -289,7 +298,7 @@ def test_what_counts_towards_a_tier_adds_up_and_the_higher_one_is_kept() -> None
     stays = bob(qualifying=((year, 30),))
     entry, gone = merged(goes, stays, tiers=TIERS)
     assert (entry.qualifying, gone.qualifying) == (((year, 300),), ((year, -300),))
-    assert (entry.tier, gone.tier) == ("gold", "")
+    assert (entry.tier, gone.tier, gone.pinned) == ("gold", "", None)
     assert gone.tier_until is None
     assert entry.tier_until == number("2028-01-01")
     without, _ = merged(goes, stays)
@@ -341,6 +350,7 @@ def test_who_is_erased_leaves_nothing_but_the_id() -> None:
     assert (after.available, after.pending_points, after.held, after.balance) == (0, 0, 0, 0)
     assert (after.birthday, after.groups, after.referrer, after.tier) == (0, (), "", "")
     assert (after.qualifying, after.due_on, after.tier_until) == ((), None, None)
+    assert (after.pinned, after.pinned_until) == ("", None)
     owes = ann(debt=9)
     [entry] = erase(book(), known(owes), GUARD, "ann", (), NOW).entries
     assert owes.after(entry).debt == 0
@@ -355,6 +365,7 @@ def test_commands_stand_under_their_keys() -> None:
     assert id_of("r", "till-3-0815") == "r-dGlsbC0zLTA4MTU"
     assert redemption_partition("r-dGlsbC0zLTA4MTU") == "k#till-3-0815"
     assert partition_of("a", id_of("a", "x" * 128)) == "k#" + "x" * 128
+    assert partition_of("a", id_of("a", "x")) == "k#x"
     assert member_id_from_key("shop", "key") == "m-nrvjU77Guvm9KNdghxkS"
 
 
@@ -406,6 +417,40 @@ def test_activity_never_goes_back() -> None:
     ):
         entry = draft(ann(active_on=before)).entry("update", GUARD, active_on=active_on)
         assert entry.active_on == told
+
+
+@pytest.mark.parametrize(("days", "revived"), [(31, True), (30, True), (29, False)])
+def test_who_had_run_out_by_inactivity_is_revived_by_what_comes(days: int, revived: bool) -> None:
+    one = draft(ann(active_on=TODAY - days), expiry=[{"inactive_for": "P30D"}])
+    assert revived_on(one) == (TODAY if revived else None)
+
+
+def test_an_entry_tells_of_notices_only_where_the_program_has_them() -> None:
+    assert draft(ann()).entry("update", GUARD).noticed_on is None
+    noticing = draft(ann(noticed_on=TODAY - 9), notifications={"expiring": ["P7D"]})
+    assert noticing.entry("update", GUARD).noticed_on == TODAY
+
+
+@pytest.mark.parametrize(
+    ("member", "tier", "pinned"),
+    [
+        ({"tier": "gold"}, None, None),
+        ({"tier": "gold", "pinned": "silver", "pinned_until": TODAY + 9}, None, None),
+        # What was reached is lost, or what was set is over: the entry names where one is now.
+        ({"tier": "gold", "tier_until": TODAY}, "bronze", None),
+        (
+            {"tier": "gold", "tier_until": TODAY, "pinned": "silver", "pinned_until": TODAY + 9},
+            "bronze",
+            "silver",
+        ),
+        ({"tier": "gold", "pinned": "silver", "pinned_until": TODAY}, "gold", ""),
+    ],
+)
+def test_an_entry_names_the_tier_where_it_changed(
+    member: dict[str, Any], tier: str | None, pinned: str | None
+) -> None:
+    entry = draft(ann(**member), tiers=TIERS).entry("update", GUARD)
+    assert (entry.tier, entry.pinned) == (tier, pinned)
 
 
 def test_nothing_that_moves_nothing_is_posted() -> None:
@@ -467,3 +512,13 @@ def test_pending_and_held_points_are_held_too() -> None:
     one.post(Posting("adjust", TODAY, lots=((NEVER, 1),)))
     with refused("too_many_points"):
         one.entry("adjust", GUARD)
+
+
+def test_who_has_too_much_in_whatever_form_may_do_what_gives_no_more() -> None:
+    hold = Hold("k", NOW + DAY, 1)
+    for more in (
+        {"holds": ((hold, ((NEVER, 9),)),)},
+        {"pending": ((TODAY + 9, NEVER, 9),)},
+    ):
+        account = ann(lots=((NEVER, MAX_POINTS),), **more)
+        assert draft(account).entry("update", GUARD).balance == MAX_POINTS
