@@ -14,6 +14,7 @@ from loyalty.decisions import (
     Draft,
     Guard,
     Record,
+    advanced,
     event_partition,
     id_of,
     member_id_from_key,
@@ -522,3 +523,53 @@ def test_who_has_too_much_in_whatever_form_may_do_what_gives_no_more() -> None:
     ):
         account = ann(lots=((NEVER, MAX_POINTS),), **more)
         assert draft(account).entry("update", GUARD).balance == MAX_POINTS
+
+
+# Time under several versions
+
+END = instant("2026-03-10T00:30", "Europe/Paris")  # still the 9th in New York
+NEW_YORK: dict[str, Any] = {"time_zone": "America/New_York"}
+
+
+def after_reign(former: dict[str, Any], until: int, **more: Any) -> Rulebook:
+    """A version that follows one by other terms, which ended at that instant."""
+    reigns = [(parse(smallest(**former)), until)]
+    return Rulebook(parse(smallest(**more)), 2, lambda _: reigns)
+
+
+def holds(*untils: int) -> Account:
+    return ann(
+        holds=tuple((Hold(f"k{n}", until, 1), ((NEVER, 1),)) for n, until in enumerate(untils))
+    )
+
+
+def test_time_stands_at_the_very_instant() -> None:
+    account = holds(NOW, NOW + 1)
+    for at, lapsed in ((NOW - 1, 0), (NOW, 1), (NOW + 1, 2)):
+        assert [p.kind for p in advanced(book(), account, at)[1]] == ["lapse"] * lapsed
+
+
+def test_what_falls_due_on_the_first_day_of_a_version_falls_due_by_its_terms() -> None:
+    midnight = instant("2026-03-10T00:00", "Europe/Paris")
+    account = ann(lots=((NEVER, 5),), active_on=TODAY - 30)
+    inactive = {"expiry": [{"inactive_for": "P30D"}]}
+    for until, kinds in ((midnight, []), (midnight + 1, ["expire"])):
+        after, postings = advanced(after_reign(inactive, until), account, NOW)
+        assert [posting.kind for posting in postings] == kinds
+        assert after.available == (0 if kinds else 5)
+
+
+@pytest.mark.parametrize(
+    ("until", "on"), [(END - 1, TODAY), (END, TODAY - 1), (END + 1, TODAY - 1)]
+)
+def test_a_hold_lapses_on_the_date_of_the_version_in_force(until: int, on: int) -> None:
+    _, [lapse] = advanced(after_reign({}, END, **NEW_YORK), holds(until), NOW)
+    assert (lapse.kind, lapse.on) == ("lapse", on)
+
+
+def test_no_date_goes_back_where_the_time_zone_changes() -> None:
+    lots = ((TODAY - 5, 1), (TODAY - 3, 1))
+    account = replace(holds(END - 2, END - 1, END, NOW + DAY), lots=lots)
+    _, postings = advanced(after_reign({}, END, **NEW_YORK), account, NOW + DAY)
+    days = [TODAY - 5, TODAY - 3, TODAY, TODAY, TODAY, TODAY + 1]
+    assert [posting.on for posting in postings] == days

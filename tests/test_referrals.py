@@ -19,7 +19,7 @@ from loyalty.limits import token
 from loyalty.model import Account, Count, Known
 from loyalty.program import parse
 from loyalty.referrals import same_person
-from loyalty.rules import Rulebook
+from loyalty.rules import Rulebook, explain
 from loyalty.wire import account_item
 from tests import workers
 from tests.programs import shop, smallest
@@ -475,6 +475,26 @@ def test_what_both_sides_get_is_told_and_drawn_in_one(
     assert own.explanation == told
     assert decision.draws == told.get("b", {})
     assert Count("ever", 0, token("once", "referral"), 1) in own.counts
+
+
+@pytest.mark.parametrize(
+    ("told", "fired", "reason"), [([60, 100], True, "granted"), ([0, 100], False, "limit")]
+)
+def test_a_referral_is_explained_beside_the_rules(
+    told: list[int], fired: bool, reason: str
+) -> None:
+    rulebook = Rulebook(parse(smallest(rules=[PER_EURO], referral=ON_PURCHASE)), 1)
+    rows = explain(rulebook, {"r": "+", "g": [[0, 5, 5]], "f": told}, "purchase", 20530)
+    assert [row["rule_id"] for row in rows] == ["purchase", "referral"]
+    assert rows[1] == {
+        "rule_id": "referral",
+        "name": "Referral",
+        "fired": fired,
+        "reason": reason,
+        "points": told[0],
+        "desired_points": 100,
+        "factors": [],
+    }
 
 
 def test_who_gets_nothing_was_not_active() -> None:

@@ -414,9 +414,14 @@ def _work(modules: list[str], every: int, shard: int, shards: int) -> int:
 
 
 def _known() -> dict[tuple[str, str], str]:
-    """Verdicts by mutant and source of its function."""
-    lines = [json.loads(line) for path in RESULTS.glob("*.jsonl") for line in _lines(path)]
-    return {(line["where"], line["source"]): line["verdict"] for line in lines}
+    """Verdicts by mutant and source of its function; of several a kill counts."""
+    known: dict[tuple[str, str], str] = {}
+    for path in RESULTS.glob("*.jsonl"):
+        for line in map(json.loads, _lines(path)):
+            mutant = line["where"], line["source"]
+            if known.get(mutant) != "killed":
+                known[mutant] = line["verdict"]
+    return known
 
 
 def verdicts(modules: Iterable[str]) -> dict[str, str]:
