@@ -15,7 +15,7 @@ from loyalty.commands import Purchase, Redemption
 from loyalty.decisions import Guard, Record, redemption_id, redemption_partition
 from loyalty.model import NEVER, Entry, Known, Posting
 from loyalty.projections import Redeemed, redeemed
-from loyalty.redeeming import redeem, returned, withdrawn
+from loyalty.redeeming import catalog, redeem, returned, withdrawn
 from loyalty.rules import Rulebook
 from tests.programs import smallest
 from tests.strategies import DAY, SECRETS, Ledger, instant, number, refused
@@ -499,6 +499,19 @@ def test_exactly_enough_is_enough_for_a_reward() -> None:
     assert ledger.redeem(NOW, reward_id="gift").balance == 0
     with refused("insufficient_points", missing_points=40):
         ledger.redeem(NOW, reward_id="gift")
+
+
+def test_who_is_blocked_sees_that_among_what_is_in_the_way() -> None:
+    ledger = member(10, reward())
+    assert ledger.account
+    for status, codes in (
+        ("", ["insufficient_points"]),
+        ("blocked", ["member_blocked", "insufficient_points"]),
+        ("closed", ["member_closed", "insufficient_points"]),
+    ):
+        known = Known({"ann": replace(ledger.account, status=status)})
+        _, [offered] = catalog(ledger.rulebook, known, "ann", ledger.program.rewards, NOW)
+        assert [refusal.code for refusal in offered.obstacles] == codes
 
 
 def test_plain_points_name_no_reward_and_a_hold_of_one_does() -> None:

@@ -580,6 +580,27 @@ def test_after_a_merge_points_go_on_in_the_history_of_who_has_them(
     assert sum(points for _, points in told.get("x", [])) == (expired if who == "bob" else 0)
 
 
+def test_what_counted_for_a_tier_is_taken_from_whom_a_merge_has_given_it() -> None:
+    tiers = {
+        "qualify_by": "points",
+        "window": "lifetime",
+        "levels": [{"tier_id": "base", "name": "Base", "at": 0}],
+    }
+    rulebook = Rulebook(parse(smallest(tiers=tiers)), 1)
+    granted = lot("award", (FAR, 10))
+    event = row(2, "award", granted, member_id="bob", qualifying=((0, 10),))
+    bob = Account(program_id="test", member_id="bob", merged_into="ann")
+    ann = Account(
+        program_id="test", member_id="ann", lots=((FAR, 10),), qualifying=((0, 30),), lifetime=10
+    )
+    refund = Reversal.model_validate({"event_id": "2", "refund_id": "a"})
+    guard = Guard("e#2", "r#a", b"")
+    given_ = Given.by(rulebook, event)
+    known = Known({"ann": ann, "bob": bob})
+    [entry] = reverse(rulebook, given_, known, guard, [event], refund, [], NOW).entries
+    assert (entry.member_id, entry.points, entry.qualifying) == ("ann", -10, ((0, -10),))
+
+
 def test_a_second_refund_goes_on_where_the_first_has_ended() -> None:
     ledger = Ledger(
         smallest(

@@ -410,7 +410,9 @@ def _work(modules: list[str], every: int, shard: int, shards: int) -> int:
         mock.patch.object(workers.Clients, "__enter__", side_effect=NotImplementedError),
     ):
         options = ["-q", "--no-header", "--tb=no", "-p", "no:cacheprovider", "-p", "no:xdist"]
-        return int(pytest.main([*files, *options], [plugin]))
+        ended = pytest.main([*files, *options], [plugin])
+    # Tests that ask more of the tables than those in memory can do have failed, and are left out.
+    return 0 if ended in (pytest.ExitCode.OK, pytest.ExitCode.TESTS_FAILED) else int(ended)
 
 
 def _known() -> dict[tuple[str, str], str]:
