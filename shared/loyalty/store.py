@@ -425,33 +425,25 @@ class Store:
 
     def create_record(self, record: Record) -> bool:
         """Put a record under a key not yet taken; False if it is."""
-        item = _record_item(record)
-        try:
-            self._read(
-                lambda: self.client.put_item(
-                    TableName=self._records,
-                    Item=item,
-                    ReturnConsumedCapacity="TOTAL",
-                    **_FREE,
-                )
-            )
-        except ClientError as error:
-            if error.response["Error"]["Code"] != "ConditionalCheckFailedException":
-                raise
-            return self._holds(item)
-        return True
+        return self._put_record(record, **_FREE)
 
     def replace_record(self, record: Record, *, seen: Mapping[str, Any]) -> bool:
         """Put a record in place of the one seen (compared by its `revision`); False if it moved."""
+        return self._put_record(
+            record,
+            ConditionExpression="revision = :r",
+            ExpressionAttributeValues={":r": {"N": str(seen["revision"])}},
+        )
+
+    def _put_record(self, record: Record, **condition: Any) -> bool:
         item = _record_item(record)
         try:
             self._read(
                 lambda: self.client.put_item(
                     TableName=self._records,
                     Item=item,
-                    ConditionExpression="revision = :r",
-                    ExpressionAttributeValues={":r": {"N": str(seen["revision"])}},
                     ReturnConsumedCapacity="TOTAL",
+                    **condition,
                 )
             )
         except ClientError as error:
