@@ -111,7 +111,8 @@ R36 Where a line's points come from several rules, and where points are taken by
     they are taken in proportion to what is left of each.
 R37 RESTORE_FIRST: points that paid come back after the refund has taken its own. In proportion of
     the lines' amounts, the longest-lived first. RESTORED_POINTS: `restored_points` are those that
-    live. GRACE_FROM: a grace counts from the refund's date.
+    live. GRACE_FROM: a grace counts from the refund's date; without
+    one what is over gets that date, and goes at once.
 R38 A refund that waited and does not fit is carried out as far as it fits. A refund of what is
     gone already, also of everything, is more_than_bought.
 R39 Adjustments expire as the program says unless they name a date; proposals lapse after 7 days of
@@ -642,9 +643,7 @@ class Model:
         try:
             key = self.key_of(command)
             fingerprint = {
-                name: value
-                for name, value in command.items()
-                if value is not None and name != "by"
+                name: value for name, value in command.items() if value is not None and name != "by"
             }
             if key in self.keys:
                 first, answer = self.keys[key]
@@ -2285,8 +2284,6 @@ class Model:
         share = share_of([line["amount"] for line in lines], after)
         restored = 0
         grace = (self.program.get("refunds") or {}).get("expired_grace", "P0D")
-        if duration(grace) == (0, 0, 0):
-            grace = None
         for key in record["redemption_ids"]:
             if key not in self.owners:
                 continue

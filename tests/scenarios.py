@@ -32,6 +32,8 @@ TIERS: Final = ("bronze", "silver", "gold")
 PEOPLE: Final = ("sue", "tom")
 PERS: Final = ("day", "week", "month", "year", "ever")
 
+IDLE: Final = ("P5D", "P1M", "P6M")
+
 BEGINNINGS: Final = tuple(
     instant(text)
     for text in (
@@ -164,7 +166,7 @@ def _wait(dice: Dice) -> str:
 def _expiry(dice: Dice) -> Document:
     kind = dice.randint(0, 4)
     if kind == 0:
-        return {"inactive_for": dice.choice(["P5D", "P1M", "P6M"])}
+        return {"inactive_for": dice.choice(IDLE)}
     if kind == 1:
         dates = dice.some(("03-31", "06-30", "12-31"))
         return {"dates": dates} | dice.part(30, older_than=dice.choice(["P1M", "P6M"]))
@@ -172,6 +174,17 @@ def _expiry(dice: Dice) -> Document:
     return {"after": length} | dice.part(
         30, round_up_to=dice.choice(["day", "week", "month", "quarter", "year"])
     )
+
+
+def _as_idle(new: Document, old: Document) -> Document:
+    """The new version, in which points live through no longer inactivity than in the old one: what
+    has gone by it without being written down would come back."""
+    policies = [*old.get("expiry", []), *new.get("expiry", [])]
+    idle = [one["inactive_for"] for one in policies if "inactive_for" in one]
+    if not idle:
+        return new
+    others = [one for one in new.get("expiry", []) if "inactive_for" not in one]
+    return new | {"expiry": [*others, {"inactive_for": min(idle, key=IDLE.index)}]}
 
 
 def _limits(dice: Dice, most: int = 60) -> list[Document]:
@@ -268,7 +281,7 @@ def _rule(dice: Dice, trigger: str, tiered: bool) -> Document:
     if trigger in ("birthday", "anniversary", "profile_completed", "registration"):
         for name in ("frequency", "tier_multiplier"):
             rule.pop(name, None)
-    elif dice.often(25):
+    if dice.often(25):
         rule["when"] = _when(dice, tiered)
     if trigger not in ("purchase", "first_purchase"):
         return rule | {"earn": {"points": dice.choice([1, 5, 10, 25, 0])}}
@@ -809,5 +822,6 @@ class _Teller:
         # What tiers counted is counted by their terms: they are changed as little as the zone.
         fixed = {name: self.document.get(name) for name in ("currency", "time_zone", "tiers")}
         self.count += 1
-        self.document = program(self.dice, fixed, self.document["rules"], f"v{self.count}")
+        new = program(self.dice, fixed, self.document["rules"], f"v{self.count}")
+        self.document = _as_idle(new, self.document)
         return {"kind": "publish", "document": self.document}
