@@ -90,13 +90,25 @@ def program(
         document = _document(dice) | fixed
         for i, rule in enumerate(document["rules"]):
             rule["rule_id"] = f"{letter}{i}"
-        document["rules"] += [rule for rule in old if dice.often(60)]
+        document["rules"] += [_changed(dice, rule) for rule in old if dice.often(60)]
         document = {name: value for name, value in document.items() if value is not None}
         try:
             publishable(document)
         except Faults:
             continue
         return document
+
+
+def _changed(dice: Dice, rule: Document) -> Document:
+    """The rule as it stands in a new version, sometimes with other limits."""
+    if dice.often(75):
+        return rule
+    kept = {name: value for name, value in rule.items() if name not in ("limits", "frequency")}
+    if "multiply" not in rule["earn"]:
+        kept |= dice.part(50, limits=lambda: _limits(dice))
+    if "frequency" in rule or rule["trigger"] in ("purchase", "check_in", "review", "quiz"):
+        kept |= dice.part(50, frequency=lambda: _frequency(dice))
+    return kept
 
 
 def _document(dice: Dice) -> Document:
