@@ -77,6 +77,7 @@ R23 A refund takes down at once, to where the member belongs, a tier that its po
     of the year that ended and the running one. Rolling windows: each midnight ends one; a member
     who is below at each midnight of the grace goes down; after one step the next is a window later.
     Downgrade absent: none. Window absent: rolling P365D.
+    What a new version lowers is reached by the next event that qualifies, or with a merge.
 R24 A tier set by staff replaces the earned one, higher or lower. Without `until` it has no end.
 R25 Without tiers qualifying points are 0. TIER_REFUND: a refund subtracts all that its event gave
     for what came back, expired and forgiven points included, from lifetime and (dated by the
@@ -580,6 +581,7 @@ class Model:
         self.waiting = {}  # event_id -> commands
         self.owners = {}  # redemption -> member_id
         self.proposals = {}
+        self.merges = []  # (number, source, target)
         self.number = 0
         self.commands = 0
 
@@ -765,7 +767,7 @@ class Model:
                 self.make_available(member, ready, day)
                 for point in member["points"]:
                     if self.is_over(point, day, inactive):
-                        self.expire(point)
+                        self.expire(member, point)
             else:
                 for key, one in member["redemptions"].items():
                     if one["status"] == "held" and one["held_until"] == ms:
@@ -780,9 +782,10 @@ class Model:
         if inactive and inactive <= today:
             member["log"].append({"kind": "revived", "on": today, "active": True})
 
-    def expire(self, point):
+    def expire(self, member, point):
         self.number += 1
         point["state"], point["gone"] = "expired", self.number
+        point["gone_from"] = member["member_id"]
         point["on_arrival"] = point["made_by"] == self.commands
 
     def is_over(self, point, day, inactive):
@@ -819,7 +822,7 @@ class Model:
         self.make_available(member, points, day)
         for point in points if last else []:
             if self.is_over(point, day, inactive):
-                self.expire(point)
+                self.expire(member, point)
         return sum(1 for point in points if point["state"] != "expired")
 
     # --- sums ---
@@ -1490,7 +1493,14 @@ class Model:
             self.make_available(member, fresh, today)
         return fresh
 
-    def parts_of(self, points):
+    def owner_at(self, member_id, number):
+        """Whose the points of a member were, after so much had happened."""
+        for merged, source_id, target_id in self.merges:
+            if source_id == member_id and merged < number:
+                member_id = target_id
+        return member_id
+
+    def parts_of(self, points, member):
         """What was given, by its life: pending parts first, then lots, by date."""
         sums = {}
         for point in points:
@@ -1505,6 +1515,7 @@ class Model:
                     "start": start,
                     "until": until,
                     "points": count,
+                    "member_id": member["member_id"],
                     "asked": 0,
                     "nr": nr,
                     "numbers": {point["nr"] for point in points},
@@ -1530,7 +1541,7 @@ class Model:
         for rule, count, start, end in fresh:
             points += self.credit(member, count, today, event_id, rule, start, end)
         lots = as_lots([point for point in points if point["state"] != "paid"])
-        gave = self.parts_of(points)
+        gave = self.parts_of(points, member)
         fact = {
             "kind": "award",
             "type": event["type"],
@@ -1554,7 +1565,8 @@ class Model:
                 fact["qualify_by"]
             ]
         member["log"].append(fact)
-        self.lift(member, today, event["on"] if fact["qualifies"] else None)
+        if fact["qualifies"]:
+            self.lift(member, today, event["on"])
         record = {
             "event_id": event_id,
             "member_id": member["member_id"],
@@ -1704,7 +1716,7 @@ class Model:
             )
             if left is not None:
                 award["drawn"]["program"] = award["drawn"].get("program", 0) + count
-            gave = self.parts_of(fresh)
+            gave = self.parts_of(fresh, who)
             if who is member:
                 for part in gave:
                     part["beside"] = True
@@ -1801,7 +1813,13 @@ class Model:
             taken = self.reverse(work, member, record, refund, fitting=True)
             reversed_points += taken["points"]
             member["tier"], member["kept_until"] = stood
-            self.lift(member, self.day(now), event["on"])
+            qualifies = sum(
+                fact["qualifies"]
+                for fact in member["log"]
+                if fact["kind"] in ("award", "refund") and fact["event_id"] == event_id
+            )
+            if qualifies:
+                self.lift(member, self.day(now), event["on"])
         self.advance(member, work.now)
         work.adding.append(lambda: self.events.__setitem__(event_id, record))
         work.adding.append(lambda: self.waiting.pop(event_id, None))
@@ -2252,6 +2270,10 @@ class Model:
             chosen += lot[: wanted - len(chosen)]
             lost = [p for p in member["points"] if p["state"] == "expired"]
             lost = [p for p in lost if p["expires_on"] == until and p["gone"] > part["nr"]]
+            # What was another member's when it went is not this one's.
+            lost = [
+                p for p in lost if p["gone_from"] == self.owner_at(part["member_id"], p["gone"])
+            ]
             # What went as it came was never in a lot with others.
             lost = [p for p in lost if not p["on_arrival"] or p["nr"] in part["numbers"]]
             lost = lost[: wanted - len(chosen)]
@@ -2758,6 +2780,9 @@ class Model:
         if "blocked" in (source_status, target["status"]):
             target["status"] = "blocked"
         self.lift(target, today)
+        self.number += 1
+        merged = (self.number, source_id, target_id)
+        work.adding.append(lambda: self.merges.append(merged))
         work.adding.append(lambda: self.aliases.__setitem__(source_id, target_id))
         return {
             "member_id": target_id,

@@ -370,12 +370,22 @@ def _referral(dice: Dice) -> Document:
     return referral
 
 
-def _tiers(dice: Dice) -> Document:
-    levels: list[Document] = [
+def _levels(dice: Dice) -> list[Document]:
+    silver, gold = dice.choice([(20, 60), (20, 60), (10, 30), (40, 50)])
+    return [
         {"tier_id": "bronze", "name": "Bronze", "at": 0},
-        {"tier_id": "silver", "name": "Silver", "at": 20, "multiplier": "1.5"},
-        {"tier_id": "gold", "name": "Gold", "at": 60, "multiplier": 2},
+        {"tier_id": "silver", "name": "Silver", "at": silver, "multiplier": "1.5"},
+        {"tier_id": "gold", "name": "Gold", "at": gold, "multiplier": 2},
     ]
+
+
+def _other_terms(dice: Dice, tiers: Document) -> Document:
+    """The tiers of a new version, sometimes with other levels."""
+    return tiers | dice.part(40, levels=lambda: _levels(dice))
+
+
+def _tiers(dice: Dice) -> Document:
+    levels = _levels(dice)
     tiers: Document = {"levels": levels} | dice.part(20, qualify_by="spend")
     tiers["window"] = dice.choice(
         [
@@ -831,8 +841,9 @@ class _Teller:
         return dict(other)
 
     def publish(self) -> Command:
-        # What tiers counted is counted by their terms: they are changed as little as the zone.
         fixed = {name: self.document.get(name) for name in ("currency", "time_zone", "tiers")}
+        if fixed["tiers"]:
+            fixed["tiers"] = _other_terms(self.dice, fixed["tiers"])
         self.count += 1
         new = program(self.dice, fixed, self.document["rules"], f"v{self.count}")
         self.document = _as_idle(new, self.document)
