@@ -871,9 +871,9 @@ class Model:
             return self.period_start(member, today.year - 1), start
         return start, self.period_start(member, today.year + 1)
 
-    def level_for(self, total):
+    def level_for(self, total, terms=None):
         reached = 0
-        for i, level in enumerate(self.program["tiers"]["levels"]):
+        for i, level in enumerate((terms or self.program["tiers"])["levels"]):
             if level["at"] <= total:
                 reached = i
         return reached
@@ -882,12 +882,10 @@ class Model:
         if not self.program.get("tiers"):
             return
         member["tier"] = min(member["tier"], len(self.program["tiers"]["levels"]) - 1)
-        downgrade = self.program["tiers"].get("downgrade") or {}
-        steps = downgrade.get("steps", "none")
         day = member["looked_on"]
-        while day < today and member["tier"] and steps != "none":
+        while day < today and member["tier"]:
             day += timedelta(days=1)
-            self.look(member, day, steps, downgrade.get("grace", "P0D"))
+            self.look(member, day)
         member["looked_on"] = max(member["looked_on"], today)
 
     def is_yearly(self):
@@ -911,6 +909,7 @@ class Model:
                 total = max(total, self.in_year_of(member, on))
         level = self.level_for(total)
         member["tier"] = max(member["tier"], level)
+        member["terms"] = self.version
         if level >= member["tier"]:
             member["kept_until"] = None
 
@@ -929,25 +928,34 @@ class Model:
         if not self.program.get("tiers"):
             return
         total = self.holds_up(member, today)
+        member["terms"] = self.version
         if total < self.program["tiers"]["levels"][member["tier"]]["at"] <= was:
             member["tier"] = self.level_for(total)
             member["kept_until"] = None
 
-    def look(self, member, day, steps, grace):
-        """Whether the member goes down on that day."""
-        frame = self.program["tiers"].get("window", {"rolling": "P365D"})
-        if frame == "lifetime":
+    def look(self, member, day):
+        """Whether the member goes down on that day: where the tier would have been lost by the
+        terms under which it was last reached or kept, those in force now say what becomes of it."""
+        terms = self.documents[member["terms"]].get("tiers") or self.program["tiers"]
+        downgrade = terms.get("downgrade") or {}
+        grace = downgrade.get("grace", "P0D")
+        frame = terms.get("window", {"rolling": "P365D"})
+        if frame == "lifetime" or downgrade.get("steps", "none") == "none":
             return
+        steps = (self.program["tiers"].get("downgrade") or {}).get("steps", "none")
         if "rolling" in frame:
-            level = self.level_for(self.qualifying(member, day))
-            if level >= member["tier"]:
+            total = self.qualifying(member, day)
+            if self.level_for(total, terms) >= member["tier"]:
                 member["kept_until"] = None
                 return
             if member["kept_until"] is None:
                 member["kept_until"] = plus(day, grace)
             if day < member["kept_until"]:
                 return
-            member["tier"] = level if steps == "full" else member["tier"] - 1
+            member["terms"] = self.version
+            level = self.level_for(total)
+            if level < member["tier"]:
+                member["tier"] = level if steps == "full" else member["tier"] - 1
             # One step down is for one more window.
             below = level < member["tier"]
             member["kept_until"] = plus(day, frame["rolling"]) if below else None
@@ -957,9 +965,12 @@ class Model:
             if end <= member["enrolled_on"] or plus(end, grace) != day:
                 continue
             before = self.in_year_of(member, end - timedelta(days=1))
-            level = self.level_for(max(before, self.qualifying(member, day)))
-            if level < member["tier"]:
-                member["tier"] = level if steps == "full" else member["tier"] - 1
+            total = max(before, self.qualifying(member, day))
+            if self.level_for(total, terms) < member["tier"]:
+                member["terms"] = self.version
+                level = self.level_for(total)
+                if level < member["tier"]:
+                    member["tier"] = level if steps == "full" else member["tier"] - 1
 
     def tier_id(self, member, today):
         if not self.program.get("tiers"):
@@ -1640,6 +1651,7 @@ class Model:
             "tier": 0,
             "looked_on": today,
             "kept_until": None,
+            "terms": self.version,
             "pin": None,
         }
         work.members[member_id] = member
@@ -1794,7 +1806,7 @@ class Model:
             today=self.day(now),
         )
         event_id = command["event_id"]
-        stood = member["tier"], member["kept_until"]
+        stood = {name: member[name] for name in ("tier", "kept_until", "terms")}
         answer, record = self.grant(work, member, event, event_id, purchase=purchase)
         record["redemption_ids"] = list((purchase or {}).get("redemption_ids") or [])
         referral = self.program.get("referral") or {}
@@ -1812,7 +1824,7 @@ class Model:
         for refund in self.waiting.get(event_id, []):
             taken = self.reverse(work, member, record, refund, fitting=True)
             reversed_points += taken["points"]
-            member["tier"], member["kept_until"] = stood
+            member.update(stood)
             qualifies = sum(
                 fact["qualifies"]
                 for fact in member["log"]
@@ -2764,7 +2776,8 @@ class Model:
         self.move_years(source, today)
         target["points"] += source["points"]
         target["owed"] += source["owed"]
-        target["log"] += source["log"]
+        source_log = source["log"]
+        target["log"] += source_log
         target["redemptions"].update(source["redemptions"])
         for point in moved:
             point["came"] = today if point["state"] == "available" else None
@@ -2772,14 +2785,15 @@ class Model:
         source_status = source["status"]
         source.update(points=[], owed=[], log=[], redemptions={}, status="merged")
         if source["tier"] > target["tier"]:
-            target["tier"], target["kept_until"] = source["tier"], source["kept_until"]
+            target.update({name: source[name] for name in ("tier", "kept_until", "terms")})
         elif source["tier"] == target["tier"] and source["kept_until"] and target["kept_until"]:
             target["kept_until"] = max(source["kept_until"], target["kept_until"])
         if not target["pin"] or (target["pin"][1] and target["pin"][1] <= today):
             target["pin"] = source["pin"]
         if "blocked" in (source_status, target["status"]):
             target["status"] = "blocked"
-        self.lift(target, today)
+        if any(fact.get("qualifies") for fact in source_log):
+            self.lift(target, today)
         self.number += 1
         merged = (self.number, source_id, target_id)
         work.adding.append(lambda: self.merges.append(merged))
