@@ -953,7 +953,7 @@ class Model:
             if day < member["kept_until"]:
                 return
             member["terms"] = self.version
-            level = self.level_for(total)
+            level = member["tier"] if steps == "none" else self.level_for(total)
             if level < member["tier"]:
                 member["tier"] = level if steps == "full" else member["tier"] - 1
             # One step down is for one more window.
@@ -968,7 +968,7 @@ class Model:
             total = max(before, self.qualifying(member, day))
             if self.level_for(total, terms) < member["tier"]:
                 member["terms"] = self.version
-                level = self.level_for(total)
+                level = member["tier"] if steps == "none" else self.level_for(total)
                 if level < member["tier"]:
                     member["tier"] = level if steps == "full" else member["tier"] - 1
 

@@ -379,9 +379,14 @@ def _levels(dice: Dice) -> list[Document]:
     ]
 
 
+def _downgrade(dice: Dice) -> Document:
+    steps = dice.choice(["none", "one", "full"])
+    return {"steps": steps} | dice.part(50, grace=dice.choice(["P0D", "P10D"]))
+
+
 def _other_terms(dice: Dice, tiers: Document) -> Document:
-    """The tiers of a new version, sometimes with other levels."""
-    return tiers | dice.part(40, levels=lambda: _levels(dice))
+    """The tiers of a new version, sometimes with other levels, or lost otherwise."""
+    return tiers | dice.part(40, levels=lambda: _levels(dice), downgrade=lambda: _downgrade(dice))
 
 
 def _tiers(dice: Dice) -> Document:
@@ -397,8 +402,7 @@ def _tiers(dice: Dice) -> Document:
         ]
     )
     if dice.often(70):
-        steps = dice.choice(["none", "one", "full"])
-        tiers["downgrade"] = {"steps": steps} | dice.part(50, grace=dice.choice(["P0D", "P10D"]))
+        tiers["downgrade"] = _downgrade(dice)
     return tiers
 
 

@@ -262,3 +262,29 @@ def test_the_wait_of_fresh_points_ends_with_the_month_that_is_shorter(
     assert shop.do("transfer", key="one", **send)["missing_points"] == 10
     shop.now += DAY
     assert shop.do("transfer", key="two", **send)["points"] == 10
+
+
+def test_a_hold_that_had_lapsed_counts_in_no_limit_after_a_merge(
+    open_shop: Callable[..., Shop],
+) -> None:
+    weekly = {"reward_id": "gift", "kind": "gift", "name": "Gift", "cost": 5}
+    weekly["limits"] = [{"times": 1, "per": "week"}]
+    shop = open_shop(rewards=[weekly])
+    shop.buy("order", 1000)
+    shop.do("redeem", member_id="ann", reward_id="gift", hold=True, key="held")
+    shop.now += HOUR
+    shop.do("merge", member_id="ann", into_member_id="bob", key="merge")
+    assert shop.do("redeem", member_id="bob", reward_id="gift", key="taken")["points"] == 5
+    assert shop.do("redeem", member_id="bob", reward_id="gift", key="more")["code"] == (
+        "limit_reached"
+    )
+
+
+def test_a_version_without_downgrade_takes_no_tier_away(open_shop: Callable[..., Shop]) -> None:
+    yearly: dict[str, Any] = {"levels": LEVELS, "window": {"calendar": "year"}}
+    shop = open_shop(tiers=yearly | {"downgrade": {"steps": "full"}})
+    shop.buy("order", 3000)
+    later = smallest(rules=[PER_CENT], tiers=yearly) | {"program_id": "random"}
+    shop.do("publish", document=later)
+    shop.now += 3 * 365 * DAY
+    assert shop.has()["tier"] == "silver"
