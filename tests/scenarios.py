@@ -385,8 +385,12 @@ def _downgrade(dice: Dice) -> Document:
 
 
 def _other_terms(dice: Dice, tiers: Document) -> Document:
-    """The tiers of a new version, sometimes with other levels, or lost otherwise."""
-    return tiers | dice.part(40, levels=lambda: _levels(dice), downgrade=lambda: _downgrade(dice))
+    """The tiers of a new version, sometimes with other levels or, but for rolling windows, lost
+    by other terms."""
+    other = tiers | dice.part(40, levels=lambda: _levels(dice))
+    if "rolling" in tiers["window"]:
+        return other
+    return other | dice.part(40, downgrade=lambda: _downgrade(dice))
 
 
 def _tiers(dice: Dice) -> Document:
