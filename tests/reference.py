@@ -2274,6 +2274,7 @@ class Model:
             ]
             chosen = own[:wanted] if part["start"] else []
             mine = [p for p in member["points"] if p["nr"] in part["numbers"]]
+            mine = [p for p in mine if p["expires_on"] == until]
             mine = [p for p in mine if p["came"] and not p["asked_back"]]
             for point in mine[: wanted - len(chosen)]:
                 point["asked_back"] = True
