@@ -288,3 +288,31 @@ def test_a_version_without_downgrade_takes_no_tier_away(open_shop: Callable[...,
     shop.do("publish", document=later)
     shop.now += 3 * 365 * DAY
     assert shop.has()["tier"] == "silver"
+
+
+def test_what_went_between_two_merges_is_not_taken_again(open_shop: Callable[..., Shop]) -> None:
+    shop = open_shop(expiry=[{"after": "P1M"}], refunds={"shortfall": "debt"})
+    shop.enrol("cat")
+    shop.buy("order", 700)
+    shop.do("merge", member_id="ann", into_member_id="bob", key="one")
+    shop.now += 40 * DAY
+    shop.do("sweep")
+    shop.do("merge", member_id="bob", into_member_id="cat", key="two")
+    back = shop.refund("order", "r")
+    assert (back["points"], back["expired_points"], back["debt"]) == (0, 7, 0)
+
+
+@pytest.mark.parametrize("swept", [False, True])
+def test_what_the_other_lost_before_a_merge_is_no_excuse(
+    open_shop: Callable[..., Shop], swept: bool
+) -> None:
+    shop = open_shop(expiry=[{"after": "P1M"}], refunds={"shortfall": "debt"})
+    for member_id in ("ann", "bob"):
+        shop.buy(member_id, 700, member_id=member_id)
+    shop.do("redeem", member_id="ann", points=7, key="spent")
+    shop.now += 40 * DAY
+    if swept:
+        shop.do("sweep")
+    shop.do("merge", member_id="ann", into_member_id="bob", key="merge")
+    back = shop.refund("ann", "r")
+    assert (back["points"], back["expired_points"], back["debt"]) == (7, 0, 7)
