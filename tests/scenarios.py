@@ -188,17 +188,6 @@ def _expiry(dice: Dice) -> Document:
     )
 
 
-def _as_idle(new: Document, old: Document) -> Document:
-    """The new version, in which points live through no longer inactivity than in the old one: what
-    has gone by it without being written down would come back."""
-    policies = [*old.get("expiry", []), *new.get("expiry", [])]
-    idle = [one["inactive_for"] for one in policies if "inactive_for" in one]
-    if not idle:
-        return new
-    others = [one for one in new.get("expiry", []) if "inactive_for" not in one]
-    return new | {"expiry": [*others, {"inactive_for": min(idle, key=IDLE.index)}]}
-
-
 def _limits(dice: Dice, most: int = 60) -> list[Document]:
     pers = dice.sample(("transaction", *PERS), dice.randint(1, 2))
     return [
@@ -853,6 +842,5 @@ class _Teller:
         if fixed["tiers"]:
             fixed["tiers"] = _other_terms(self.dice, fixed["tiers"])
         self.count += 1
-        new = program(self.dice, fixed, self.document["rules"], f"v{self.count}")
-        self.document = _as_idle(new, self.document)
+        self.document = program(self.dice, fixed, self.document["rules"], f"v{self.count}")
         return {"kind": "publish", "document": self.document}
