@@ -456,25 +456,33 @@ class Difference:
         return "\n".join(lines)
 
 
-EITHER: Final = (
-    {
-        "member_not_found", "member_erased", "member_closed", "member_blocked", "same_member",
-        "currency_mismatch", "more_than_bought", "line_not_found", "reward_not_found",
-        "event_in_future", "event_too_late", "code_invalid", "too_many_holds",
-    },
-    {"payment_refused", "insufficient_points"},
-    {"same_person", "adjustment_settled", "member_erased", "member_closed"},
-)  # fmt: skip
+MEMBERS: Final = frozenset(
+    {"member_not_found", "member_erased", "member_closed", "member_blocked", "same_member"}
+)
+EITHER: Final[dict[str, tuple[frozenset[str], ...]]] = {
+    "transfer": (MEMBERS,),
+    "merge": (MEMBERS,),
+    "award": (MEMBERS | {"currency_mismatch", "event_in_future", "event_too_late"},),
+    "reversal": (frozenset({"more_than_bought", "line_not_found", "member_erased"}),),
+    "redeem": (
+        MEMBERS | {"currency_mismatch", "reward_not_found"},
+        frozenset({"payment_refused", "insufficient_points"}),
+    ),
+    "approve": (
+        frozenset({"same_person", "adjustment_settled", "member_erased", "member_closed"}),
+    ),
+    "refuse": (frozenset({"same_person", "adjustment_settled"}),),
+}
 """Refusals of which several may apply at once, where no document says which is told."""
 
 
-def same(ours: Told, theirs: Told) -> bool:
-    """Whether two answers say the same."""
+def same(kind: str, ours: Told, theirs: Told) -> bool:
+    """Whether two answers to a command of that kind say the same."""
     if ours == theirs:
         return True
     if ours["ok"] or theirs["ok"]:
         return False
-    return any({ours["code"], theirs["code"]} <= codes for codes in EITHER)
+    return any({ours["code"], theirs["code"]} <= codes for codes in EITHER.get(kind, ()))
 
 
 @dataclass(slots=True)
@@ -524,7 +532,7 @@ def compared(
             ours, theirs = product.do(command, now), naive.do(command, now)
             if show:
                 show(f"{i:4} {rfc3339(now)} {json.dumps(command)}\n       {ours}")
-            if not same(ours, theirs):
+            if not same(command["kind"], ours, theirs):
                 return Difference(i, f"the answers to {command['kind']}", ours, theirs)
             tally.done[command["kind"]] += 1
             if not ours["ok"]:
@@ -628,7 +636,7 @@ def _in_order(
         # A repeat after a lost answer is a replay, and its answer the first one's.
         ours = {name: value for name, value in answers[i].items() if name != "replayed"}
         theirs.pop("replayed", None)
-        if not same(ours, theirs):
+        if not same(commands[i]["kind"], ours, theirs):
             return Difference(step + i, f"the answers to {commands[i]['kind']}", ours, theirs)
     for member_id, ours in views.items():
         theirs = naive.view(member_id, now)

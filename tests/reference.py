@@ -77,6 +77,7 @@ R23 A refund takes down at once, to where the member belongs, a tier that its po
     of the year that ended and the running one. Rolling windows: each midnight ends one; a member
     who is below at each midnight of the grace goes down; after one step the next is a window later.
     Downgrade absent: none. Window absent: rolling P365D.
+    What a new version lowers is reached by the next event that qualifies, or with a merge.
 R24 A tier set by staff replaces the earned one, higher or lower. Without `until` it has no end.
 R25 Without tiers qualifying points are 0. TIER_REFUND: a refund subtracts all that its event gave
     for what came back, expired and forgiven points included, from lifetime and (dated by the
@@ -111,7 +112,8 @@ R36 Where a line's points come from several rules, and where points are taken by
     they are taken in proportion to what is left of each.
 R37 RESTORE_FIRST: points that paid come back after the refund has taken its own. In proportion of
     the lines' amounts, the longest-lived first. RESTORED_POINTS: `restored_points` are those that
-    live. GRACE_FROM: a grace counts from the refund's date.
+    live. GRACE_FROM: a grace counts from the refund's date; without
+    one what is over gets that date, and goes at once.
 R38 A refund that waited and does not fit is carried out as far as it fits. A refund of what is
     gone already, also of everything, is more_than_bought.
 R39 Adjustments expire as the program says unless they name a date; proposals lapse after 7 days of
@@ -581,6 +583,7 @@ class Model:
         self.waiting = {}  # event_id -> commands
         self.owners = {}  # redemption -> member_id
         self.proposals = {}
+        self.merges = []  # (number, source, target)
         self.number = 0
         self.commands = 0
 
@@ -776,7 +779,7 @@ class Model:
                 self.make_available(member, ready, day)
                 for point in member["points"]:
                     if self.is_over(point, day, inactive):
-                        self.expire(point)
+                        self.expire(member, point)
             else:
                 for key, one in member["redemptions"].items():
                     if one["status"] == "held" and one["held_until"] == ms:
@@ -791,9 +794,10 @@ class Model:
         if inactive and inactive <= today:
             member["log"].append({"kind": "revived", "on": today, "active": True})
 
-    def expire(self, point):
+    def expire(self, member, point):
         self.number += 1
         point["state"], point["gone"] = "expired", self.number
+        point["gone_from"] = member["member_id"]
         point["on_arrival"] = point["made_by"] == self.commands
 
     def is_over(self, point, day, inactive):
@@ -830,7 +834,7 @@ class Model:
         self.make_available(member, points, day)
         for point in points if last else []:
             if self.is_over(point, day, inactive):
-                self.expire(point)
+                self.expire(member, point)
         return sum(1 for point in points if point["state"] != "expired")
 
     # --- sums ---
@@ -879,9 +883,9 @@ class Model:
             return self.period_start(member, today.year - 1), start
         return start, self.period_start(member, today.year + 1)
 
-    def level_for(self, total):
+    def level_for(self, total, terms=None):
         reached = 0
-        for i, level in enumerate(self.program["tiers"]["levels"]):
+        for i, level in enumerate((terms or self.program["tiers"])["levels"]):
             if level["at"] <= total:
                 reached = i
         return reached
@@ -890,12 +894,10 @@ class Model:
         if not self.program.get("tiers"):
             return
         member["tier"] = min(member["tier"], len(self.program["tiers"]["levels"]) - 1)
-        downgrade = self.program["tiers"].get("downgrade") or {}
-        steps = downgrade.get("steps", "none")
         day = member["looked_on"]
-        while day < today and member["tier"] and steps != "none":
+        while day < today and member["tier"]:
             day += timedelta(days=1)
-            self.look(member, day, steps, downgrade.get("grace", "P0D"))
+            self.look(member, day)
         member["looked_on"] = max(member["looked_on"], today)
 
     def is_yearly(self):
@@ -919,6 +921,7 @@ class Model:
                 total = max(total, self.in_year_of(member, on))
         level = self.level_for(total)
         member["tier"] = max(member["tier"], level)
+        member["terms"] = self.version
         if level >= member["tier"]:
             member["kept_until"] = None
 
@@ -937,25 +940,34 @@ class Model:
         if not self.program.get("tiers"):
             return
         total = self.holds_up(member, today)
+        member["terms"] = self.version
         if total < self.program["tiers"]["levels"][member["tier"]]["at"] <= was:
             member["tier"] = self.level_for(total)
             member["kept_until"] = None
 
-    def look(self, member, day, steps, grace):
-        """Whether the member goes down on that day."""
-        frame = self.program["tiers"].get("window", {"rolling": "P365D"})
-        if frame == "lifetime":
+    def look(self, member, day):
+        """Whether the member goes down on that day: where the tier would have been lost by the
+        terms under which it was last reached or kept, those in force now say what becomes of it."""
+        terms = self.documents[member["terms"]].get("tiers") or self.program["tiers"]
+        downgrade = terms.get("downgrade") or {}
+        grace = downgrade.get("grace", "P0D")
+        frame = terms.get("window", {"rolling": "P365D"})
+        if frame == "lifetime" or downgrade.get("steps", "none") == "none":
             return
+        steps = (self.program["tiers"].get("downgrade") or {}).get("steps", "none")
         if "rolling" in frame:
-            level = self.level_for(self.qualifying(member, day))
-            if level >= member["tier"]:
+            total = self.qualifying(member, day)
+            if self.level_for(total, terms) >= member["tier"]:
                 member["kept_until"] = None
                 return
             if member["kept_until"] is None:
                 member["kept_until"] = plus(day, grace)
             if day < member["kept_until"]:
                 return
-            member["tier"] = level if steps == "full" else member["tier"] - 1
+            member["terms"] = self.version
+            level = member["tier"] if steps == "none" else self.level_for(total)
+            if level < member["tier"]:
+                member["tier"] = level if steps == "full" else member["tier"] - 1
             # One step down is for one more window.
             below = level < member["tier"]
             member["kept_until"] = plus(day, frame["rolling"]) if below else None
@@ -965,9 +977,12 @@ class Model:
             if end <= member["enrolled_on"] or plus(end, grace) != day:
                 continue
             before = self.in_year_of(member, end - timedelta(days=1))
-            level = self.level_for(max(before, self.qualifying(member, day)))
-            if level < member["tier"]:
-                member["tier"] = level if steps == "full" else member["tier"] - 1
+            total = max(before, self.qualifying(member, day))
+            if self.level_for(total, terms) < member["tier"]:
+                member["terms"] = self.version
+                level = member["tier"] if steps == "none" else self.level_for(total)
+                if level < member["tier"]:
+                    member["tier"] = level if steps == "full" else member["tier"] - 1
 
     def tier_id(self, member, today):
         if not self.program.get("tiers"):
@@ -1501,7 +1516,14 @@ class Model:
             self.make_available(member, fresh, today)
         return fresh
 
-    def parts_of(self, points):
+    def owner_at(self, member_id, number):
+        """Whose the points of a member were, after so much had happened."""
+        for merged, source_id, target_id in self.merges:
+            if source_id == member_id and merged < number:
+                member_id = target_id
+        return member_id
+
+    def parts_of(self, points, member):
         """What was given, by its life: pending parts first, then lots, by date."""
         sums = {}
         for point in points:
@@ -1516,6 +1538,7 @@ class Model:
                     "start": start,
                     "until": until,
                     "points": count,
+                    "member_id": member["member_id"],
                     "asked": 0,
                     "nr": nr,
                     "numbers": {point["nr"] for point in points},
@@ -1541,7 +1564,7 @@ class Model:
         for rule, count, start, end in fresh:
             points += self.credit(member, count, today, event_id, rule, start, end)
         lots = as_lots([point for point in points if point["state"] != "paid"])
-        gave = self.parts_of(points)
+        gave = self.parts_of(points, member)
         fact = {
             "kind": "award",
             "type": event["type"],
@@ -1565,7 +1588,8 @@ class Model:
                 fact["qualify_by"]
             ]
         member["log"].append(fact)
-        self.lift(member, today, event["on"] if fact["qualifies"] else None)
+        if fact["qualifies"]:
+            self.lift(member, today, event["on"])
         record = {
             "event_id": event_id,
             "member_id": member["member_id"],
@@ -1639,6 +1663,7 @@ class Model:
             "tier": 0,
             "looked_on": today,
             "kept_until": None,
+            "terms": self.version,
             "pin": None,
         }
         work.members[member_id] = member
@@ -1715,7 +1740,7 @@ class Model:
             )
             if left is not None:
                 award["drawn"]["program"] = award["drawn"].get("program", 0) + count
-            gave = self.parts_of(fresh)
+            gave = self.parts_of(fresh, who)
             if who is member:
                 for part in gave:
                     part["beside"] = True
@@ -1793,7 +1818,7 @@ class Model:
             today=self.day(now),
         )
         event_id = command["event_id"]
-        stood = member["tier"], member["kept_until"]
+        stood = {name: member[name] for name in ("tier", "kept_until", "terms")}
         answer, record = self.grant(work, member, event, event_id, purchase=purchase)
         record["redemption_ids"] = list((purchase or {}).get("redemption_ids") or [])
         referral = self.program.get("referral") or {}
@@ -1811,8 +1836,14 @@ class Model:
         for refund in self.waiting.get(event_id, []):
             taken = self.reverse(work, member, record, refund, fitting=True)
             reversed_points += taken["points"]
-            member["tier"], member["kept_until"] = stood
-            self.lift(member, self.day(now), event["on"])
+            member.update(stood)
+            qualifies = sum(
+                fact["qualifies"]
+                for fact in member["log"]
+                if fact["kind"] in ("award", "refund") and fact["event_id"] == event_id
+            )
+            if qualifies:
+                self.lift(member, self.day(now), event["on"])
         self.advance(member, work.now)
         work.adding.append(lambda: self.events.__setitem__(event_id, record))
         work.adding.append(lambda: self.waiting.pop(event_id, None))
@@ -2255,6 +2286,7 @@ class Model:
             ]
             chosen = own[:wanted] if part["start"] else []
             mine = [p for p in member["points"] if p["nr"] in part["numbers"]]
+            mine = [p for p in mine if p["expires_on"] == until]
             mine = [p for p in mine if p["came"] and not p["asked_back"]]
             for point in mine[: wanted - len(chosen)]:
                 point["asked_back"] = True
@@ -2263,6 +2295,10 @@ class Model:
             chosen += lot[: wanted - len(chosen)]
             lost = [p for p in member["points"] if p["state"] == "expired"]
             lost = [p for p in lost if p["expires_on"] == until and p["gone"] > part["nr"]]
+            # What was another member's when it went is not this one's.
+            lost = [
+                p for p in lost if p["gone_from"] == self.owner_at(part["member_id"], p["gone"])
+            ]
             # What went as it came was never in a lot with others.
             lost = [p for p in lost if not p["on_arrival"] or p["nr"] in part["numbers"]]
             lost = lost[: wanted - len(chosen)]
@@ -2295,8 +2331,6 @@ class Model:
         share = share_of([line["amount"] for line in lines], after)
         restored = 0
         grace = (self.program.get("refunds") or {}).get("expired_grace", "P0D")
-        if duration(grace) == (0, 0, 0):
-            grace = None
         for key in record["redemption_ids"]:
             if key not in self.owners:
                 continue
@@ -2755,7 +2789,8 @@ class Model:
         self.move_years(source, today)
         target["points"] += source["points"]
         target["owed"] += source["owed"]
-        target["log"] += source["log"]
+        source_log = source["log"]
+        target["log"] += source_log
         target["redemptions"].update(source["redemptions"])
         for point in moved:
             point["came"] = today if point["state"] == "available" else None
@@ -2763,14 +2798,18 @@ class Model:
         source_status = source["status"]
         source.update(points=[], owed=[], log=[], redemptions={}, status="merged")
         if source["tier"] > target["tier"]:
-            target["tier"], target["kept_until"] = source["tier"], source["kept_until"]
+            target.update({name: source[name] for name in ("tier", "kept_until", "terms")})
         elif source["tier"] == target["tier"] and source["kept_until"] and target["kept_until"]:
             target["kept_until"] = max(source["kept_until"], target["kept_until"])
         if not target["pin"] or (target["pin"][1] and target["pin"][1] <= today):
             target["pin"] = source["pin"]
         if "blocked" in (source_status, target["status"]):
             target["status"] = "blocked"
-        self.lift(target, today)
+        if any(fact.get("qualifies") for fact in source_log):
+            self.lift(target, today)
+        self.number += 1
+        merged = (self.number, source_id, target_id)
+        work.adding.append(lambda: self.merges.append(merged))
         work.adding.append(lambda: self.aliases.__setitem__(source_id, target_id))
         return {
             "member_id": target_id,

@@ -32,6 +32,8 @@ TIERS: Final = ("bronze", "silver", "gold")
 PEOPLE: Final = ("sue", "tom")
 PERS: Final = ("day", "week", "month", "year", "ever")
 
+IDLE: Final = ("P5D", "P1M", "P6M")
+
 BEGINNINGS: Final = tuple(
     instant(text)
     for text in (
@@ -88,13 +90,25 @@ def program(
         document = _document(dice) | fixed
         for i, rule in enumerate(document["rules"]):
             rule["rule_id"] = f"{letter}{i}"
-        document["rules"] += [rule for rule in old if dice.often(60)]
+        document["rules"] += [_changed(dice, rule) for rule in old if dice.often(60)]
         document = {name: value for name, value in document.items() if value is not None}
         try:
             publishable(document)
         except Faults:
             continue
         return document
+
+
+def _changed(dice: Dice, rule: Document) -> Document:
+    """The rule as it stands in a new version, sometimes with other limits."""
+    if dice.often(75):
+        return rule
+    kept = {name: value for name, value in rule.items() if name not in ("limits", "frequency")}
+    if "multiply" not in rule["earn"]:
+        kept |= dice.part(50, limits=lambda: _limits(dice))
+    if "frequency" in rule or rule["trigger"] in ("purchase", "check_in", "review", "quiz"):
+        kept |= dice.part(50, frequency=lambda: _frequency(dice))
+    return kept
 
 
 def _document(dice: Dice) -> Document:
@@ -164,7 +178,7 @@ def _wait(dice: Dice) -> str:
 def _expiry(dice: Dice) -> Document:
     kind = dice.randint(0, 4)
     if kind == 0:
-        return {"inactive_for": dice.choice(["P5D", "P1M", "P6M"])}
+        return {"inactive_for": dice.choice(IDLE)}
     if kind == 1:
         dates = dice.some(("03-31", "06-30", "12-31"))
         return {"dates": dates} | dice.part(30, older_than=dice.choice(["P1M", "P6M"]))
@@ -268,7 +282,7 @@ def _rule(dice: Dice, trigger: str, tiered: bool) -> Document:
     if trigger in ("birthday", "anniversary", "profile_completed", "registration"):
         for name in ("frequency", "tier_multiplier"):
             rule.pop(name, None)
-    elif dice.often(25):
+    if dice.often(25):
         rule["when"] = _when(dice, tiered)
     if trigger not in ("purchase", "first_purchase"):
         return rule | {"earn": {"points": dice.choice([1, 5, 10, 25, 0])}}
@@ -345,12 +359,31 @@ def _referral(dice: Dice) -> Document:
     return referral
 
 
-def _tiers(dice: Dice) -> Document:
-    levels: list[Document] = [
+def _levels(dice: Dice) -> list[Document]:
+    silver, gold = dice.choice([(20, 60), (20, 60), (10, 30), (40, 50)])
+    return [
         {"tier_id": "bronze", "name": "Bronze", "at": 0},
-        {"tier_id": "silver", "name": "Silver", "at": 20, "multiplier": "1.5"},
-        {"tier_id": "gold", "name": "Gold", "at": 60, "multiplier": 2},
+        {"tier_id": "silver", "name": "Silver", "at": silver, "multiplier": "1.5"},
+        {"tier_id": "gold", "name": "Gold", "at": gold, "multiplier": 2},
     ]
+
+
+def _downgrade(dice: Dice) -> Document:
+    steps = dice.choice(["none", "one", "full"])
+    return {"steps": steps} | dice.part(50, grace=dice.choice(["P0D", "P10D"]))
+
+
+def _other_terms(dice: Dice, tiers: Document) -> Document:
+    """The tiers of a new version, sometimes with other levels or, but for rolling windows, lost
+    by other terms."""
+    other = tiers | dice.part(40, levels=lambda: _levels(dice))
+    if "rolling" in tiers["window"]:
+        return other
+    return other | dice.part(40, downgrade=lambda: _downgrade(dice))
+
+
+def _tiers(dice: Dice) -> Document:
+    levels = _levels(dice)
     tiers: Document = {"levels": levels} | dice.part(20, qualify_by="spend")
     tiers["window"] = dice.choice(
         [
@@ -362,8 +395,7 @@ def _tiers(dice: Dice) -> Document:
         ]
     )
     if dice.often(70):
-        steps = dice.choice(["none", "one", "full"])
-        tiers["downgrade"] = {"steps": steps} | dice.part(50, grace=dice.choice(["P0D", "P10D"]))
+        tiers["downgrade"] = _downgrade(dice)
     return tiers
 
 
@@ -806,8 +838,9 @@ class _Teller:
         return dict(other)
 
     def publish(self) -> Command:
-        # What tiers counted is counted by their terms: they are changed as little as the zone.
         fixed = {name: self.document.get(name) for name in ("currency", "time_zone", "tiers")}
+        if fixed["tiers"]:
+            fixed["tiers"] = _other_terms(self.dice, fixed["tiers"])
         self.count += 1
         self.document = program(self.dice, fixed, self.document["rules"], f"v{self.count}")
         return {"kind": "publish", "document": self.document}

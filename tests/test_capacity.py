@@ -22,7 +22,7 @@ from tests import workers
 from tests.memory import INDEXED
 from tests.programs import shop, smallest
 from tests.strategies import Ledger
-from tests.workers import NOON, Books, Call, deployed, done, put_all, send, without_pause
+from tests.workers import NOON, Books, Call, deployed, done, send, without_pause
 from tools import meter
 from tools.engine import Engine, Tables
 
@@ -97,23 +97,9 @@ def member(member_id: str, *, lots: int = 1, seq: int = 1) -> Account:
 def with_history(till: Till, member_id: str, entries: int) -> None:
     """A member who has come so often, written beside the store: the same award again and again."""
     with till.opened(days=-500):
-        done(workers.enrol(member_id))
-        done(workers.award(f"review-{member_id}", member_id))
-        award = edge.store().entry("shop", f"e#review-{member_id}")
-        account = edge.store().account("shop", member_id)
-    assert award is not None
-    assert account is not None
-    requests = [
-        {
-            "PutRequest": {
-                "Item": entry_item(replace(award, seq=seq, partition=f"e#{member_id}-{seq}"))
-            }
-        }
-        for seq in range(3, entries + 1)
-    ]
-    put_all(till.direct, till.tables.ledger, requests)
+        account = workers.come_often(till.direct, till.tables, member_id, entries)
     # Enough points for anything, without a word about them in the history.
-    till.put(replace(account, seq=max(2, entries), lots=((TODAY + 300, 100_000),), active_on=TODAY))
+    till.put(replace(account, lots=((TODAY + 300, 100_000),), active_on=TODAY))
 
 
 OPERATIONS: dict[str, tuple[Callable[[str], Call], Decimal]] = {

@@ -262,3 +262,57 @@ def test_the_wait_of_fresh_points_ends_with_the_month_that_is_shorter(
     assert shop.do("transfer", key="one", **send)["missing_points"] == 10
     shop.now += DAY
     assert shop.do("transfer", key="two", **send)["points"] == 10
+
+
+def test_a_hold_that_had_lapsed_counts_in_no_limit_after_a_merge(
+    open_shop: Callable[..., Shop],
+) -> None:
+    weekly = {"reward_id": "gift", "kind": "gift", "name": "Gift", "cost": 5}
+    weekly["limits"] = [{"times": 1, "per": "week"}]
+    shop = open_shop(rewards=[weekly])
+    shop.buy("order", 1000)
+    shop.do("redeem", member_id="ann", reward_id="gift", hold=True, key="held")
+    shop.now += HOUR
+    shop.do("merge", member_id="ann", into_member_id="bob", key="merge")
+    assert shop.do("redeem", member_id="bob", reward_id="gift", key="taken")["points"] == 5
+    assert shop.do("redeem", member_id="bob", reward_id="gift", key="more")["code"] == (
+        "limit_reached"
+    )
+
+
+def test_a_version_without_downgrade_takes_no_tier_away(open_shop: Callable[..., Shop]) -> None:
+    yearly: dict[str, Any] = {"levels": LEVELS, "window": {"calendar": "year"}}
+    shop = open_shop(tiers=yearly | {"downgrade": {"steps": "full"}})
+    shop.buy("order", 3000)
+    later = smallest(rules=[PER_CENT], tiers=yearly) | {"program_id": "random"}
+    shop.do("publish", document=later)
+    shop.now += 3 * 365 * DAY
+    assert shop.has()["tier"] == "silver"
+
+
+def test_what_went_between_two_merges_is_not_taken_again(open_shop: Callable[..., Shop]) -> None:
+    shop = open_shop(expiry=[{"after": "P1M"}], refunds={"shortfall": "debt"})
+    shop.enrol("cat")
+    shop.buy("order", 700)
+    shop.do("merge", member_id="ann", into_member_id="bob", key="one")
+    shop.now += 40 * DAY
+    shop.do("sweep")
+    shop.do("merge", member_id="bob", into_member_id="cat", key="two")
+    back = shop.refund("order", "r")
+    assert (back["points"], back["expired_points"], back["debt"]) == (0, 7, 0)
+
+
+@pytest.mark.parametrize("swept", [False, True])
+def test_what_the_other_lost_before_a_merge_is_no_excuse(
+    open_shop: Callable[..., Shop], swept: bool
+) -> None:
+    shop = open_shop(expiry=[{"after": "P1M"}], refunds={"shortfall": "debt"})
+    for member_id in ("ann", "bob"):
+        shop.buy(member_id, 700, member_id=member_id)
+    shop.do("redeem", member_id="ann", points=7, key="spent")
+    shop.now += 40 * DAY
+    if swept:
+        shop.do("sweep")
+    shop.do("merge", member_id="ann", into_member_id="bob", key="merge")
+    back = shop.refund("ann", "r")
+    assert (back["points"], back["expired_points"], back["debt"]) == (7, 0, 7)

@@ -562,7 +562,7 @@ def test_points_may_have_gone_by_inactivity_before_their_date(
         (3, "bob", 10),  # before the merge, in the history of who earned it
         (1, "bob", 0),
         (19, "ann", 0),
-        (20, "ann", 10),
+        (21, "ann", 10),
         (25, "ann", 10),
         (25, "cleo", 0),
     ],
@@ -570,11 +570,11 @@ def test_points_may_have_gone_by_inactivity_before_their_date(
 def test_after_a_merge_points_go_on_in_the_history_of_who_has_them(
     seq: int, who: str, expired: int
 ) -> None:
+    """What fell due for that member before, and is written down with the merge, is another's."""
     event = row(2, "award", lot("award", (PAST, 10)), member_id="bob")
-    merged_at = row(20, "merge").recorded_at
-    bob = Account(program_id="test", member_id="bob", merged_into="ann", recorded_at=merged_at)
+    merged = row(20, "merge", lot("expire", (PAST, -10)), explanation={"m": "bob"})
     gone = row(seq, "expire", lot("expire", (PAST, -10)), member_id=who)
-    told, _, _, _ = takes(10, *event.postings, event=event, later=(gone,), beside={"bob": bob})
+    told, _, _, _ = takes(10, *event.postings, event=event, later=(gone, merged))
     assert sum(points for _, points in told.get("x", [])) == expired
     told, _, _, _ = takes(10, *event.postings, event=event, later=(gone,))
     assert sum(points for _, points in told.get("x", [])) == (expired if who == "bob" else 0)

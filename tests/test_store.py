@@ -31,7 +31,7 @@ from loyalty.model import (
     Posting,
     Refusal,
 )
-from loyalty.store import ACCOUNT_BYTES, ATTEMPTS, PATIENCE_SECONDS, in_force
+from loyalty.store import ACCOUNT_BYTES, ATTEMPTS, CROWDED_SECONDS, PATIENCE_SECONDS, in_force
 from loyalty.wire import Item, account_item, account_of, entry_item, entry_of, item_hash
 from tests import workers
 from tests.faults import Faults, asked_of, cancelled
@@ -487,6 +487,38 @@ def test_no_attempt_is_begun_after_the_patience_is_over(house: Shop) -> None:
     assert answer.status == 503
     assert len(begun) > 3
     assert max(begun) - begun[0] <= PATIENCE_SECONDS
+
+
+def test_after_a_lost_race_a_process_lets_others_in_before_its_next_command(house: Shop) -> None:
+    """So that a till that sends one after the other does not win for ever; of other members, and
+    a second later, nobody waits."""
+    time = 0.0
+    pauses: list[float] = []
+
+    def sleep(seconds: float) -> None:
+        nonlocal time
+        time += seconds
+        pauses.append(seconds)
+
+    def another(_: object) -> None:
+        nonlocal time
+        time += 0.01  # so long takes a transaction
+        done(workers.award("review-0", "ana"))
+
+    with house.on(0, sleep=sleep, monotonic=lambda: time, jitter=lambda: 1.0):
+        done(workers.enrol("ben"))
+        house.faults.follow({0: another}, of="TransactWriteItems")
+        done(workers.award("review-1", "ana"))
+        [after_the_loss] = pauses
+        done(workers.award("review-2", "ben"))
+        assert pauses == [after_the_loss]
+        done(workers.award("review-3", "ana"))
+        assert len(pauses) == 2
+        assert 0 < pauses[1] <= after_the_loss
+        time += CROWDED_SECONDS
+        done(workers.award("review-4", "ana"))
+        assert len(pauses) == 2
+    house.proved()
 
 
 def test_an_enrolment_whose_referral_code_is_taken_draws_another(house: Shop) -> None:

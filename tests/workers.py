@@ -25,7 +25,7 @@ from unittest import mock
 from loyalty import edge, store
 from loyalty.codes import CheckInCode, check_in_code
 from loyalty.model import Account, Entry
-from loyalty.wire import Item, account_of, entry_of, is_waiting, item_hash
+from loyalty.wire import Item, account_of, entry_item, entry_of, is_waiting, item_hash
 from tests.faults import Faults, Plan, Step
 from tools import meter
 from tools.engine import LOCAL_CREDENTIALS, Engine, Tables
@@ -526,6 +526,22 @@ class Books:
             ]
             requests += [{"PutRequest": {"Item": item}} for item in after if item not in before]
             put_all(client, table, requests)
+
+
+def come_often(client: Any, tables: Tables, member_id: str, entries: int) -> Account:
+    """Enrol a member who has come so often, written beside the store: the same award again and
+    again. The account after the first; in a service that is deployed."""
+    done(enrol(member_id))
+    done(award(f"review-{member_id}", member_id))
+    first = edge.store().entry("shop", f"e#review-{member_id}")
+    account = edge.store().account("shop", member_id)
+    assert first is not None
+    assert account is not None
+    later = (
+        replace(first, seq=seq, partition=f"e#{member_id}-{seq}") for seq in range(3, entries + 1)
+    )
+    put_all(client, tables.ledger, [{"PutRequest": {"Item": entry_item(e)}} for e in later])
+    return replace(account, seq=max(2, entries))
 
 
 def put_all(client: Any, table: str, requests: Sequence[Any]) -> None:

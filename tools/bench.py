@@ -8,6 +8,7 @@ Programs are compiled before the clock starts, as they are once in the life of a
 """
 
 import argparse
+import os
 import platform
 import sys
 import time
@@ -150,8 +151,13 @@ def table() -> str:
         smallest = smallest or decide
         cells = [*map(str, case), str(fired), f"{decide:.2f}", f"{decide / smallest:.1f}"]
         rows.append(f"| {' | '.join(cells)} | {compiled:.0f} |")
-    machine = f"{platform.machine()}, CPython {platform.python_version()}, two cores"
-    return "\n".join([*rows, "", f"Measured on {date.today().isoformat()}: {machine}."])  # noqa: DTZ011  # the day of the measurement, wherever
+    return "\n".join([*rows, "", measured_on()])
+
+
+def measured_on() -> str:
+    """When and on what a table was measured."""
+    machine = f"{platform.machine()}, CPython {platform.python_version()}, {os.cpu_count()} cores"
+    return f"Measured on {date.today().isoformat()}: {machine}."  # noqa: DTZ011  # of the day, wherever
 
 
 def main() -> int:

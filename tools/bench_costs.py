@@ -26,13 +26,12 @@ from loyalty.dates import milliseconds
 from loyalty.lots import due_on
 from loyalty.model import Account
 from loyalty.program import publishable
-from loyalty.wire import account_item, entry_item
+from loyalty.wire import account_item
 from tests import workers
 from tests.programs import shop
-from tests.workers import NOON, Call, deployed, done, put_all, send
+from tests.workers import NOON, Call, deployed, done, send
 from tools import meter
-from tools.bench import told
-from tools.bench_load import measured_on
+from tools.bench import measured_on, told
 from tools.bench_rival import Rival, dollars
 from tools.engine import Engine, Tables, create_tables
 from tools.template import Template
@@ -205,7 +204,8 @@ def growth(engine: Engine) -> str:
     bench = Bench(engine, "growth")
     bench.publish(shop())
     for entries in (1, 1_000, 100_000):
-        _history(bench, f"old-{entries}", entries)
+        with bench.opened(days=-20):
+            bench.put(workers.come_often(bench.direct, bench.tables, f"old-{entries}", entries))
         row(f"{entries:,} entries", _fastest(bench, f"old-{entries}"))
     for lots in (1, 12, 60, 365):
         account = Account(
@@ -248,23 +248,6 @@ def _fastest(bench: Bench, member_id: str) -> Cost:
         for i in range(ROUNDS)
     ]
     return replace(costs[0], seconds=min(cost.seconds for cost in costs))
-
-
-def _history(bench: Bench, member_id: str, entries: int) -> None:
-    """A member who has come so often, written beside the store: the same award again and again."""
-    with bench.opened(days=-20):
-        done(workers.enrol(member_id))
-        done(workers.award(f"review-{member_id}", member_id))
-        award = edge.store().entry("shop", f"e#review-{member_id}")
-        account = edge.store().account("shop", member_id)
-    assert award is not None
-    assert account is not None
-    requests = [
-        {"PutRequest": {"Item": entry_item(replace(award, seq=n, partition=f"e#{member_id}-{n}"))}}
-        for n in range(3, entries + 1)
-    ]
-    put_all(bench.direct, bench.tables.ledger, requests)
-    bench.put(replace(account, seq=max(2, entries)))
 
 
 def main() -> int:

@@ -35,8 +35,7 @@ from loyalty.rules import Rulebook
 from tests import workers
 from tests.programs import shop
 from tests.workers import NOON, connect, deployed, done, send
-from tools.bench import told
-from tools.bench_load import measured_on
+from tools.bench import measured_on, told
 from tools.engine import Engine, create_tables
 from tools.template import ROOT, Template
 

@@ -12,20 +12,18 @@ from __future__ import annotations
 
 import argparse
 import os
-import platform
 import random
 import sys
 import time
 from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
 from dataclasses import dataclass
-from datetime import date
 from typing import Any
 
 from loyalty import edge
 from tests import workers
 from tests.programs import shop
 from tests.workers import NOON, connect, deployed, proved
-from tools.bench import told
+from tools.bench import measured_on, told
 from tools.engine import Engine, Tables, create_tables
 from tools.template import Template
 
@@ -186,12 +184,6 @@ def hot(seconds: float) -> str:
     cases = ((1, 1), (8, 1), (64, 1), (1, MEMBERS), (8, MEMBERS), (64, MEMBERS))
     rows = [under_load(*case, seconds).row() for case in cases]
     return "\n".join([head, "|--:|--:|--:|--:|--:|--:|--:|--:|--:|", *rows, "", measured_on()])
-
-
-def measured_on() -> str:
-    """When and on what a table was measured."""
-    machine = f"{platform.machine()}, CPython {platform.python_version()}, {os.cpu_count()} cores"
-    return f"Measured on {date.today().isoformat()}: {machine}."  # noqa: DTZ011  # of the day, wherever
 
 
 def main() -> int:

@@ -32,8 +32,8 @@ from typing import Any
 
 import psycopg
 
-from tools.bench import told
-from tools.bench_load import measured_on, under_load
+from tools.bench import measured_on, told
+from tools.bench_load import under_load
 
 MEMBERS = 1_000
 SCHEMA = """

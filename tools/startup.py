@@ -12,17 +12,15 @@ from __future__ import annotations
 
 import argparse
 import os
-import platform
 import shutil
 import subprocess
 import sys
 import tempfile
 from collections.abc import Iterator
 from dataclasses import dataclass
-from datetime import date
 from pathlib import Path
 
-from tools.bench import told
+from tools.bench import measured_on, told
 from tools.cloud import BUILT
 from tools.template import Function, Template
 
@@ -115,8 +113,7 @@ def table() -> str:
             f"| `{function.module}` | {start.modules} | {compiles:.0f} | {imports:.0f} | {ready} "
             f"| {start.seconds / bare.seconds:.2f} |"
         )
-    machine = f"{platform.machine()}, CPython {platform.python_version()}, two cores"
-    return "\n".join([*rows, "", f"Measured on {date.today().isoformat()}: {machine}."])  # noqa: DTZ011  # the day of the measurement, wherever
+    return "\n".join([*rows, "", measured_on()])
 
 
 def main() -> int:

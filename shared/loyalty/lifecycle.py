@@ -1,14 +1,25 @@
 """Decisions about an account as a whole: what fell due, what a member may do, members that are
 one, members that are forgotten."""
 
+from collections import Counter
+from collections.abc import Iterable
 from dataclasses import replace
 from typing import Literal
 
 from loyalty import tiers
 from loyalty.commands import SetTier
 from loyalty.dates import day_number
-from loyalty.decisions import Decision, Draft, Guard, Record, at_one_moment, may_earn, stock_id
-from loyalty.model import Account, Count, Day, Kind, Known, Posting, Refusal, Status
+from loyalty.decisions import (
+    Decision,
+    Draft,
+    Guard,
+    Record,
+    at_one_moment,
+    given_back,
+    may_earn,
+    stock_id,
+)
+from loyalty.model import Account, Count, Day, Hold, Kind, Known, Posting, Refusal, Status
 from loyalty.rules import Rulebook
 
 
@@ -151,7 +162,7 @@ def merge(
         qualifying=()
         if terms is None
         else tiers.moved(terms, source.qualifying, stays.before.joined_on, today),
-        counts=_united(stays.before, source),
+        counts=_united(stays.before, source, goes.lapsed),
         cooldowns=dict(source.cooldowns),
         status=None if status == stays.before.status else status,
         reason="merged",
@@ -211,14 +222,17 @@ def _brought(stays: Account, source: Account, today: Day) -> Posting:
     return Posting("merge", today, lots=lots, pending=source.pending, debt=left - stays.debt)
 
 
-def _united(stays: Account, source: Account) -> tuple[Count, ...]:
-    """The counters that the other account brings; those of windows that are over are dropped."""
-    return tuple(
-        Count(per, counts.window, name, by)
+def _united(stays: Account, source: Account, lapsed: Iterable[Hold]) -> tuple[Count, ...]:
+    """The counters that the other account brings, without those of holds that have just lapsed;
+    those of windows that are over are dropped."""
+    back = Counter((c.per, c.window, c.name) for hold in lapsed for c in given_back(hold))
+    brought = [
+        Count(per, counts.window, name, by - back[per, counts.window, name])
         for per, counts in source.counters.items()
         if per not in stays.counters or stays.counters[per].window <= counts.window
         for name, by in counts.values.items()
-    )
+    ]
+    return tuple(count for count in brought if count.by)
 
 
 def erase(

@@ -28,6 +28,7 @@ from loyalty.model import (
     Posting,
     Refusal,
     Waiting,
+    brings_another,
 )
 from loyalty.redeeming import Spending, restored_before, returned, spent, undone, withdrawn
 from loyalty.rules import (
@@ -779,7 +780,7 @@ def _expired(
     history = known.history
     if history is None or history.since > event.recorded_at:
         raise NeedsHistory(event.recorded_at)
-    later = [e for e in history.entries if _is_later(known, draft, event, e)]
+    later = _later(history, event)
     postings = [p for e in later for p in _of_shared_lots(e)]
     gone: int = _gone((*postings, *draft.postings), end)
     # What earlier refunds have counted as expired is not there for this one.
@@ -817,18 +818,16 @@ def _gone(postings: Iterable[Posting], end: Day) -> int:
     )
 
 
-def _is_later(known: Known, draft: Draft, event: Entry, entry: Entry) -> bool:
-    """Whether an entry follows the event in the life of its points: in the member's own history,
-    and after a merge in that of the member it went to."""
-    if entry.member_id == event.member_id:
-        return entry.seq > event.seq
-    merged = known.accounts.get(event.member_id)
-    return (
-        merged is not None
-        and bool(merged.merged_into)
-        and entry.member_id == draft.before.member_id
-        and entry.recorded_at >= merged.recorded_at
-    )
+def _later(history: History, event: Entry) -> list[Entry]:
+    """The entries that follow an event in the life of its points: in the member's own history, and
+    after each merge in that of the member they went to."""
+    after, member_id = {event.member_id: event.seq}, event.member_id
+    merges = {e.explanation["m"]: e for e in history.entries if brings_another(e)}
+    while member_id in merges:
+        merge = merges[member_id]
+        member_id = merge.member_id
+        after[member_id] = merge.seq
+    return [e for e in history.entries if e.member_id in after and e.seq > after[e.member_id]]
 
 
 def _may_have_expired(draft: Draft, event: Entry, end: int) -> bool:

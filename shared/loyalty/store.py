@@ -64,14 +64,21 @@ PATIENCE_SECONDS: Final = 1.5
 within 2 seconds."""
 BACKOFF_SECONDS: Final = 0.008
 """First pause at most, doubled each time, with full jitter: about a transaction's own latency."""
-CROWD: Final = 8
+CROWD: Final = 12
 """Who lost a race for a member pauses for up to so many times what its transaction took, doubled
 each time: room for as many others. Measured against 64 writers: docs/benchmarks.md."""
 LONGEST_SECONDS: Final = 0.8
 """No pause is longer."""
-YIELDING_SECONDS: Final = 0.5
+LAST_SECONDS: Final = 0.05
+"""A pause that ends too late ends when patience does, where so much of that is left."""
+YIELDING_SECONDS: Final = 0.7
 """For so long a command lets others go first where they keep coming; reads cost a twentieth of a
 transaction that fails."""
+CROWDED_SECONDS: Final = 1.0
+"""For so long after a lost race a process pauses before it turns to the same member again: it may
+be its own next command that others cannot get in between."""
+CROWDED_MEMBERS: Final = 1000
+"""More of them are not remembered."""
 LOOKS: Final = 12
 """How often a decision may ask for more to be read."""
 PROGRAM_REFRESH_SECONDS: Final = 20.0
@@ -276,6 +283,7 @@ class Store:
         self._jitter = jitter
         self._versions: dict[str, tuple[float, tuple[Version, ...]]] = {}
         self._rulebooks: dict[tuple[str, int], Rulebook] = {}
+        self._crowds: dict[tuple[str, str], tuple[float, float]] = {}
         self._reigns: dict[tuple[str, int], list[tuple[int, int]]] = {}
         self._published = 0
 
@@ -417,33 +425,25 @@ class Store:
 
     def create_record(self, record: Record) -> bool:
         """Put a record under a key not yet taken; False if it is."""
-        item = _record_item(record)
-        try:
-            self._read(
-                lambda: self.client.put_item(
-                    TableName=self._records,
-                    Item=item,
-                    ReturnConsumedCapacity="TOTAL",
-                    **_FREE,
-                )
-            )
-        except ClientError as error:
-            if error.response["Error"]["Code"] != "ConditionalCheckFailedException":
-                raise
-            return self._holds(item)
-        return True
+        return self._put_record(record, **_FREE)
 
     def replace_record(self, record: Record, *, seen: Mapping[str, Any]) -> bool:
         """Put a record in place of the one seen (compared by its `revision`); False if it moved."""
+        return self._put_record(
+            record,
+            ConditionExpression="revision = :r",
+            ExpressionAttributeValues={":r": {"N": str(seen["revision"])}},
+        )
+
+    def _put_record(self, record: Record, **condition: Any) -> bool:
         item = _record_item(record)
         try:
             self._read(
                 lambda: self.client.put_item(
                     TableName=self._records,
                     Item=item,
-                    ConditionExpression="revision = :r",
-                    ExpressionAttributeValues={":r": {"N": str(seen["revision"])}},
                     ReturnConsumedCapacity="TOTAL",
+                    **condition,
                 )
             )
         except ClientError as error:
@@ -829,9 +829,10 @@ class Store:
         reads: bool = False,
     ) -> Committed | Proposed:
         """As `commit`, for a command of which the decision may be that it waits for somebody."""
+        begun = self._monotonic()
+        self._let_others_in(program_id, members, begun)
         sight = _Sight(Known({m: self.account(program_id, m) for m in members}))
         sent = 0
-        begun = self._monotonic()
         crowd = 0.0
         for attempt in range(ATTEMPTS):
             try:
@@ -873,6 +874,7 @@ class Store:
             if outcome.accounts:
                 sight.known = Known({**accounts, **outcome.accounts})
                 crowd = took * CROWD * 2**attempt
+                self._remember_crowd(program_id, outcome.accounts, took * CROWD)
             elif attempt + 1 == ATTEMPTS or not self._paused(begun, BACKOFF_SECONDS * 2**attempt):
                 break
         raise Unavailable(f"gave up after {sent} transactions")
@@ -880,10 +882,28 @@ class Store:
     def _paused(self, begun: float, window: float) -> bool:
         """Pause up to so many seconds; False where no attempt may be begun after it."""
         pause = self._jitter() * min(window, LONGEST_SECONDS)
-        if self._monotonic() - begun + pause > PATIENCE_SECONDS:
+        left = PATIENCE_SECONDS - (self._monotonic() - begun)
+        if left < min(pause, LAST_SECONDS):
             return False
-        self._sleep(pause)
+        self._sleep(min(pause, left))
         return True
+
+    def _let_others_in(self, program_id: str, members: Sequence[str], now: float) -> None:
+        """Pause before the first look at a member for whom this process has just lost a race."""
+        window = 0.0
+        for member_id in members:
+            until, crowd = self._crowds.get((program_id, member_id), (now, 0.0))
+            if until > now:
+                window = max(window, crowd)
+        if window:
+            self._sleep(self._jitter() * min(window, LONGEST_SECONDS / 2))
+
+    def _remember_crowd(self, program_id: str, members: Iterable[str], window: float) -> None:
+        if len(self._crowds) >= CROWDED_MEMBERS:
+            self._crowds.clear()
+        until = self._monotonic() + CROWDED_SECONDS
+        for member_id in members:
+            self._crowds[program_id, member_id] = until, window
 
     def _others_came(self, program_id: str, sight: "_Sight", begun: float, window: float) -> bool:
         """Pause after a lost race and look at the accounts again, for a while as long as others

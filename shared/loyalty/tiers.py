@@ -159,7 +159,8 @@ def fallen(program: Program, account: Account, on: Day) -> Account:
         return account
     index = _index(tiers, account)
     best = _best(program, account, on)
-    if best < tiers.levels[index].at:
+    # A later version than the one that said when may have no downgrade.
+    if best < tiers.levels[index].at and tiers.downgrade.steps != "none":
         lower = _level(tiers, best) if tiers.downgrade.steps == "full" else index - 1
         account = replace(account, tier=tiers.levels[lower].tier_id)
     return _kept(program, replace(account, tier_until=None), on)
