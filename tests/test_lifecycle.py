@@ -218,6 +218,7 @@ def test_all_that_one_has_goes_to_the_other_with_its_dates() -> None:
     )  # fmt: skip
     assert (gone.status, gone.merged_into, gone.lifetime) == ("merged", "bob", -99)
     assert (gone.groups, gone.birthday) == ((), 0)
+    assert [posting.kind for posting in gone.postings] == ["merge"]
     empty = goes.after(gone)
     assert (empty.available, empty.pending_points, empty.due_on) == (0, 0, None)
     assert (entry.kind, entry.sort, entry.reason, entry.answer) == (
@@ -291,6 +292,15 @@ def test_counters_of_windows_that_are_over_are_not_brought() -> None:
     assert entry.counts == (Count("ever", 0, "n", 4), Count("week", 9, "n", 1))
     later = bob(counters={"day": Counts(8, {"n": 7})})
     assert Count("day", 9, "n", 3) in merged(goes, later)[0].counts
+
+
+def test_what_holds_that_have_just_lapsed_had_counted_is_not_brought() -> None:
+    name = token("reward", "gift")
+    hold = Hold("k", NOW - 1, TODAY, "gift", 1, ("day", "ever"))
+    counters = {"day": Counts(TODAY, {name: 3, "n": 2}), "ever": Counts(0, {name: 1})}
+    goes = ann(holds=((hold, ((NEVER, 4),)),), counters=counters)
+    entry, _ = merged(goes, bob())
+    assert entry.counts == (Count("day", TODAY, "n", 2), Count("day", TODAY, name, 2))
 
 
 def test_what_counts_towards_a_tier_adds_up_and_the_higher_one_is_kept() -> None:

@@ -935,6 +935,7 @@ def test_what_ends_first_is_due_first() -> None:
         ("full", 5, "bronze"),
         ("one", 5, "silver"),
         ("one", 300, "gold"),
+        ("none", 5, "gold"),
     ],
 )
 def test_at_its_end_a_tier_is_renewed_or_lost(steps: str, amount: int, tier: str) -> None:
