@@ -409,7 +409,16 @@ def _work(modules: list[str], every: int, shard: int, shards: int) -> int:
         mock.patch.object(Template, "load", cache(Template.load)),
         mock.patch.object(workers.Clients, "__enter__", side_effect=NotImplementedError),
     ):
-        options = ["-q", "--no-header", "--tb=no", "-p", "no:cacheprovider", "-p", "no:xdist"]
+        options = [
+            "-q",
+            "--no-header",
+            "--tb=no",
+            "--no-summary",
+            "-p",
+            "no:cacheprovider",
+            "-p",
+            "no:xdist",
+        ]
         ended = pytest.main([*files, *options], [plugin])
     # Tests that ask more of the tables than those in memory can do have failed, and are left out.
     return 0 if ended in (pytest.ExitCode.OK, pytest.ExitCode.TESTS_FAILED) else int(ended)
