@@ -149,14 +149,15 @@ class MemoryTables:
         if "FilterExpression" not in how:
             return {"Items": [i for each in self._items[TableName].values() for i in each.values()]}
         values = how["ExpressionAttributeValues"]
-        today = int(values[":t"]["N"])
-        feasts = [day for name, day in values.items() if name != ":t"]
+        today, changed_at = int(values[":t"]["N"]), int(values[":c"]["N"])
+        feasts = [day for name, day in values.items() if name not in (":t", ":c")]
         return {
             "Items": [
                 item
                 for partition in self._items[TableName].values()
                 for item in partition.values()
                 if ("u" in item and int(item["u"]["N"]) <= today)
+                or int(item["r"]["N"]) < changed_at
                 or item.get("y") in feasts
                 or item.get("z") in feasts
             ]

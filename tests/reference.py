@@ -1701,7 +1701,7 @@ class Model:
         if (
             referrer is member
             or referrer["status"] == "closed"
-            or referrer["referred_by"] == member["member_id"]
+            or self.resolved(referrer["referred_by"]) == member["member_id"]
         ):
             return
         member["log"].insert(0, {"kind": "referred", "on": event["on"]})
@@ -2791,6 +2791,7 @@ class Model:
         target["owed"] += source["owed"]
         source_log = source["log"]
         target["log"] += source_log
+        self.revive(target, today)
         target["redemptions"].update(source["redemptions"])
         for point in moved:
             point["came"] = today if point["state"] == "available" else None

@@ -374,11 +374,11 @@ def _downgrade(dice: Dice) -> Document:
 
 
 def _other_terms(dice: Dice, tiers: Document) -> Document:
-    """The tiers of a new version, sometimes with other levels or, but for rolling windows, lost
-    by other terms."""
-    other = tiers | dice.part(40, levels=lambda: _levels(dice))
+    """The tiers of a new version, but for rolling windows sometimes with other levels, or lost by
+    other terms."""
     if "rolling" in tiers["window"]:
-        return other
+        return tiers
+    other = tiers | dice.part(40, levels=lambda: _levels(dice))
     return other | dice.part(40, downgrade=lambda: _downgrade(dice))
 
 

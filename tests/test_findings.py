@@ -232,6 +232,23 @@ def test_what_counts_in_a_year_of_membership_goes_on_counting_after_merges(
     assert shop.has("ann")["qualifying_points"] == 0
 
 
+@pytest.mark.parametrize(("goes", "stays"), [("bob", "ann"), ("ann", "bob")])
+def test_a_merge_with_who_has_run_out_loses_no_points(
+    open_shop: Callable[..., Shop], goes: str, stays: str
+) -> None:
+    """Bob was never active, and so nothing of his goes by inactivity; ann was, long ago."""
+    shop = open_shop(expiry=[{"inactive_for": "P1M"}])
+    shop.buy("order", 700)
+    shop.do("adjust", member_id="bob", points=20, key="gift", by="sue")
+    shop.now += 40 * DAY
+    shop.do("merge", member_id=goes, into_member_id=stays, key="one")
+    assert shop.has(stays)["available"] == 20
+    shop.now += 20 * DAY
+    assert shop.has(stays)["available"] == 20
+    shop.now += 20 * DAY
+    assert shop.has(stays)["available"] == 0
+
+
 def test_points_that_were_over_when_they_came_are_no_other_events(
     open_shop: Callable[..., Shop],
 ) -> None:

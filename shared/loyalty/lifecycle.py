@@ -17,6 +17,7 @@ from loyalty.decisions import (
     at_one_moment,
     given_back,
     may_earn,
+    revived_on,
     stock_id,
 )
 from loyalty.model import Account, Count, Day, Hold, Kind, Known, Posting, Refusal, Status
@@ -153,11 +154,13 @@ def merge(
     stays.post(_brought(stays.account, source, today))
     terms = rulebook.program.tiers
     stays.account = tiers.higher(rulebook.program, stays.account, source)
-    stays.account = replace(stays.account, status=status)
+    active = max(one.active_on or 0 for one in (stays.account, source)) or None
+    stays.account = replace(stays.account, status=status, active_on=active)
     entry = stays.entry(
         "merge",
         guard,
-        active_on=source.active_on,
+        # What comes to who has run out is not lost on the way: whoever may have kept it may go on.
+        active_on=revived_on(stays) or active,
         lifetime=source.lifetime,
         qualifying=()
         if terms is None

@@ -770,7 +770,9 @@ class Store:
     def _tell_the_sweep(self, changed_at: int) -> None:
         for attempt in range(ATTEMPTS):
             seen = self.record(SWEEP, "terms") or {"at": 0, "revision": 0}
-            fields = {"at": max(seen["at"], changed_at), "revision": seen["revision"] + 1}
+            if seen["at"] >= changed_at:
+                return
+            fields = {"at": changed_at, "revision": seen["revision"] + 1}
             record = Record(SWEEP, "terms", fields)
             if self.replace_record(record, seen=seen) if seen["at"] else self.create_record(record):
                 return
