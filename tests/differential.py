@@ -566,7 +566,10 @@ def _groups(play: Scenario, dice: Dice) -> Iterator[list[Command | int]]:
             continue  # a repeat of it would be another one
         if command["kind"] == "use_voucher":
             command["key"] = f"use {len(group)} at {now}"
-        if group and (command["kind"] in ALONE or len(group) > AT_ONCE or dice.often(40)):
+        # Of two refunds of one event that wait for it no answer tells which one came first.
+        refunds = [c["event_id"] for c in (*group[1:], command) if c["kind"] == "reversal"]
+        alone = command["kind"] in ALONE or len(set(refunds)) < len(refunds)
+        if group and (alone or len(group) > AT_ONCE or dice.often(40)):
             yield group
             group = []
         group = [now, *group[1:], command]
