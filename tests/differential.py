@@ -256,8 +256,7 @@ def call_of(command: Command) -> Call:
         case "erase":
             call = workers.erase(body["member_id"])
         case "set_tier":
-            path = {"member_id": body.pop("member_id")}
-            call = Call("staff", f"POST {BASE}/members/{{member_id}}/tier", path, body)
+            call = workers.set_tier(body.pop("member_id"), **body)
         case _:
             raise NotImplementedError(kind)
     return replace(call, program_id=PROGRAM, subject=command.get("by", "tests"))
