@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import base64
 import json
+import uuid
 from collections.abc import Iterator
 from dataclasses import replace
 from datetime import date, timedelta
@@ -28,7 +29,7 @@ from tests.workers import (
     done,
     send,
 )
-from tools.engine import LOCAL_CREDENTIALS, Engine, Tables
+from tools.engine import LOCAL_CREDENTIALS, Engine, create_tables
 
 CLIENTS = 64
 PEOPLE = 100
@@ -79,9 +80,9 @@ class Office(workers.House):
 
 
 @pytest.fixture
-def office(engine: Engine, tables: Tables) -> Iterator[Office]:
-    """An office that stands at noon."""
-    office = Office(engine, tables)
+def office(engine: Engine) -> Iterator[Office]:
+    """An office that stands at noon, whose ledger has its stream."""
+    office = Office(engine, create_tables(engine.endpoint, f"o-{uuid.uuid4().hex}", stream=True))
     with office.on(0):
         yield office
 

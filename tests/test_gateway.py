@@ -817,7 +817,7 @@ def test_the_stream_brings_what_its_filter_lets_pass_and_goes_on_where_it_was(
 def test_tables_come_from_the_template_and_existing_ones_stay(engine: Engine) -> None:
     client = engine.client()
     for _ in range(2):
-        names = create_tables(engine.endpoint, "loyalty-here")
+        names = create_tables(engine.endpoint, "loyalty-here", stream=True)
         client.put_item(TableName=names.accounts, Item={"pk": {"S": "a"}})
     ledger = client.describe_table(TableName=names.ledger)["Table"]
     assert [each["AttributeName"] for each in ledger["KeySchema"]] == ["pk", "sk"]

@@ -215,7 +215,7 @@ def growth(engine: Engine) -> str:
             hash=bytes(32),
         )
         bench.put(replace(account, due_on=due_on(publishable(shop()), account)))
-        row(f"{lots} live lots", _fastest(bench, f"lots-{lots}"))
+        row(_counted(lots, "live lot", "live lots"), _fastest(bench, f"lots-{lots}"))
     smallest = 0.0
     for rules in (1, 2_000):
         bench.fresh()
@@ -233,21 +233,23 @@ def growth(engine: Engine) -> str:
         with bench.opened(days=-1):
             done(workers.enrol("ana"))
         row(
-            f"a program of {rules:,} rules" if rules > 1 else "a program of 1 rule",
+            f"a program of {_counted(rules, 'rule', 'rules')}",
             _fastest(bench, "ana"),
         )
-    # Last, and each beside a member who has just come, on the same tables: the engine itself gets
-    # slower by what it holds.
-    for entries in (1_000, 10_000):
-        bench.fresh()
-        bench.publish(shop())
+    smallest = 0.0
+    bench.fresh()
+    bench.publish(shop())
+    histories = 1, 1_000, 100_000
+    for entries in histories:
         with bench.opened(days=-20):
             bench.put(workers.come_often(bench.direct, bench.tables, f"old-{entries}", entries))
-            bench.put(workers.come_often(bench.direct, bench.tables, f"new-{entries}", 1))
-        smallest = 0.0
-        row(f"1 entry, beside {entries:,} of another member", _fastest(bench, f"new-{entries}"))
-        row(f"{entries:,} entries", _fastest(bench, f"old-{entries}"))
+    for entries in histories:
+        row(_counted(entries, "entry", "entries"), _fastest(bench, f"old-{entries}"))
     return "\n".join(rows)
+
+
+def _counted(number: int, one: str, many: str) -> str:
+    return f"{number:,} {one if number == 1 else many}"
 
 
 def _fastest(bench: Bench, member_id: str) -> Cost:

@@ -225,17 +225,26 @@ def client(endpoint: str, **options: Any) -> Any:
 
 
 def create_tables(
-    endpoint: str, prefix: str, template: Template | None = None, *, dynamodb: Any = None
+    endpoint: str,
+    prefix: str,
+    template: Template | None = None,
+    *,
+    dynamodb: Any = None,
+    stream: bool = False,
 ) -> Tables:
     """The template's three tables under names that begin with `prefix`; those that exist are kept.
 
-    `prefix` has at least two characters: the engine wants names of eleven or more.
+    `prefix` has at least two characters: the engine wants names of eleven or more. The ledger's
+    stream is there only for who asks for it: an engine in memory goes through every record of all
+    its streams with each write.
     """
     dynamodb = dynamodb or client(endpoint)
     names = {}
     for logical_id, request in (template or Template.load()).tables().items():
         kind = logical_id.removesuffix("Table").lower()
         names[kind] = f"{prefix}-{kind}"
+        if not stream:
+            request.pop("StreamSpecification", None)
         with contextlib.suppress(dynamodb.exceptions.ResourceInUseException):
             dynamodb.create_table(TableName=names[kind], **request)
     return Tables(**names)

@@ -92,7 +92,7 @@ def serve(port: int, data: Path, demo: bool) -> None:
     template = Template.load()
     with _one_service(data), _bind(port) as listener, Engine(data / "loyalty.db") as engine:
         url = f"http://127.0.0.1:{listener.getsockname()[1]}"
-        tables = create_tables(engine.endpoint, TABLE_PREFIX, template)
+        tables = create_tables(engine.endpoint, TABLE_PREFIX, template, stream=True)
         _index_stream(data / "loyalty.db")
         issuer = Issuer(data / "issuer.pem", f"{url}/dev")
         os.environ.update(environment(template, engine.endpoint, tables, url, issuer, data))
