@@ -3,9 +3,10 @@
     python -m tools.bench_load [--seconds 10] [--write]
 
 The handlers run in processes of their own, as Lambda functions would, on a fresh engine in memory;
-each client sends its next award as soon as the last was answered, a review worth 10 points. A 503
-is shed: the client sends the same award again after Retry-After. In the end the books are read:
-every award that was acknowledged stands in the ledger once, and nothing else does.
+each client sends its next award as soon as the last was answered, a review worth 10 points under
+limits a day and a week that nobody reaches. A 503 is shed: the client sends the same award again
+after Retry-After. In the end the books are read: every award that was acknowledged stands in the
+ledger once, and nothing else does.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ import os
 import random
 import sys
 import time
+from collections import Counter
 from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any
@@ -31,17 +33,29 @@ PROCESSES = 8
 HOT = "hot"
 MEMBERS = 1_000
 POINTS = 10
+STOCK = 100_000
+"""What each member has before the first of many redemptions."""
 
 
 @dataclass(frozen=True, slots=True)
 class Share:
-    """What one process does: so many clients, each with awards of its own, for a while."""
+    """What one process does: so many clients, each with requests of its own, for a while."""
 
     endpoint: str
     tables: Tables
     clients: range
     members: int
     seconds: float
+    redeem: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Done:
+    """What a process did: what its clients heard, the transactions and all calls it sent."""
+
+    heard: list[Heard]
+    transactions: int
+    calls: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,41 +67,52 @@ class Heard:
     retry_after: float
 
 
-def _load(share: Share) -> tuple[list[Heard], int, int]:
-    """(What the clients heard, transactions sent, awards acknowledged)."""
+def _load(share: Share) -> Done:
     client = connect(share.endpoint)
-    sent = 0
+    sent: Counter[str] = Counter()
 
-    def count(**_: object) -> None:
-        nonlocal sent
-        sent += 1
+    def count(event_name: str, **_: object) -> None:
+        sent[event_name] += 1
 
-    client.meta.events.register("before-send.dynamodb.TransactWriteItems", count)
+    client.meta.events.register("before-send.dynamodb", count)
     with (
         deployed(client, share.tables, NOON, sleep=time.sleep),
         ThreadPoolExecutor(len(share.clients)) as pool,
     ):
         edge.store().rulebook_in_force("shop", 0)
+        sent.clear()
         until = time.monotonic() + share.seconds
-        work = [pool.submit(_client, number, share.members, until) for number in share.clients]
-        answers = [heard for each in work for heard in each.result()]
-    return answers, sent, sum(not heard.shed for heard in answers)
+        work = [pool.submit(_client, share, number, until) for number in share.clients]
+        heard = [one for each in work for one in each.result()]
+    transactions = sum(n for name, n in sent.items() if name.endswith("TransactWriteItems"))
+    return Done(heard, transactions, sent.total())
 
 
-def _prepare(endpoint: str, tables: Tables, members: int) -> None:
-    with deployed(connect(endpoint), tables):
+def _prepare(share: Share) -> None:
+    with deployed(connect(share.endpoint), share.tables):
         workers.done(workers.publish(_program()))
-        for number in range(members):
-            workers.done(workers.enrol(HOT if members == 1 else f"member-{number}"))
+        for number in range(share.members):
+            member = _member(share, number)
+            workers.done(workers.enrol(member))
+            if share.redeem:
+                workers.done(workers.adjust(member, STOCK, f"stock-{member}"))
 
 
-def _client(number: int, members: int, until: float) -> list[Heard]:
+def _member(share: Share, number: int) -> str:
+    return HOT if share.members == 1 else f"member-{number}"
+
+
+def _client(share: Share, number: int, until: float) -> list[Heard]:
     chance = random.Random(number)  # noqa: S311  # which member comes next, and when
     heard: list[Heard] = []
     event = 0
     while time.monotonic() < until:
-        member = HOT if members == 1 else f"member-{chance.randrange(members)}"
-        call = workers.award(f"{number}-{event}", member)
+        member = _member(share, chance.randrange(share.members))
+        key = f"{number}-{event}"
+        if share.redeem:
+            call = workers.redeem(member, key, points=POINTS)
+        else:
+            call = workers.award(key, member)
         while True:
             begun = time.monotonic()
             answer = workers.send(call)
@@ -113,12 +138,13 @@ class Result:
 
     clients: int
     members: int
-    awards: int
+    requests: int
     seconds: float
     p50: float
     p95: float
     p99: float
     attempts: float
+    calls: float
     shed: int
     slowest_shed: float
 
@@ -126,7 +152,7 @@ class Result:
         cells = (
             self.clients,
             self.members,
-            f"{self.awards / self.seconds:.0f}",
+            f"{self.requests / self.seconds:.0f}",
             *(f"{value:.0f}" for value in (self.p50, self.p95, self.p99)),
             f"{self.attempts:.2f}",
             self.shed,
@@ -135,36 +161,38 @@ class Result:
         return f"| {' | '.join(map(str, cells))} |"
 
 
-def under_load(clients: int, members: int, seconds: float) -> Result:
-    """So many clients on so many members; raises if an award is lost or doubled."""
+def under_load(clients: int, members: int, seconds: float, *, redeem: bool = False) -> Result:
+    """So many clients on so many members; raises if an award or redemption is lost or doubled."""
     with Engine() as engine:
         tables = create_tables(engine.endpoint, "loyalty-load", Template.load())
         processes = min(PROCESSES, clients)
         shares = [
-            Share(engine.endpoint, tables, range(n, clients, processes), members, seconds)
+            Share(engine.endpoint, tables, range(n, clients, processes), members, seconds, redeem)
             for n in range(processes)
         ]
         with ProcessPoolExecutor(processes, workers.processes(), _quiet) as pool:
-            pool.submit(_prepare, engine.endpoint, tables, members).result()
+            pool.submit(_prepare, shares[0]).result()
             outcomes = list(pool.map(_load, shares))
         books = proved(engine.client(), tables)
-    awards = sum(acknowledged for _, _, acknowledged in outcomes)
-    kept = sum(entry.kind == "award" for _, entries in books.values() for entry in entries)
+    kind = "redeem" if redeem else "award"
+    kept = sum(entry.kind == kind for _, entries in books.values() for entry in entries)
     points = sum(account.balance for account, _ in books.values())
-    if not awards == kept == points // POINTS:
-        raise AssertionError(f"{awards} acknowledged, {kept} in the ledger, {points} points")
-    heard = [each for answers, _, _ in outcomes for each in answers]
+    moved = members * STOCK - points if redeem else points
+    heard = [each for outcome in outcomes for each in outcome.heard]
     waits = sorted(each.milliseconds for each in heard if not each.shed)
+    if not len(waits) == kept == moved // POINTS:
+        raise AssertionError(f"{len(waits)} acknowledged, {kept} in the ledger, {moved} points")
     shed = [each.milliseconds for each in heard if each.shed]
     return Result(
         clients,
         members,
-        awards,
+        kept,
         seconds,
         waits[len(waits) // 2],
         waits[len(waits) * 95 // 100],
         waits[len(waits) * 99 // 100],
-        sum(sent for _, sent, _ in outcomes) / awards,
+        sum(outcome.transactions for outcome in outcomes) / kept,
+        sum(outcome.calls for outcome in outcomes) / kept,
         len(shed),
         max(shed, default=0),
     )
@@ -172,7 +200,8 @@ def under_load(clients: int, members: int, seconds: float) -> Result:
 
 def _program() -> dict[str, Any]:
     review = {"rule_id": "review", "trigger": "review", "earn": {"points": POINTS}}
-    return shop(rules=[review], limits=[])
+    limits = [{"points": 1_000_000_000, "per": per} for per in ("day", "week")]
+    return shop(rules=[review], limits=limits)
 
 
 def hot(seconds: float) -> str:
