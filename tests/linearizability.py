@@ -17,7 +17,6 @@ from __future__ import annotations
 
 import argparse
 import os
-import platform
 import random
 import sys
 import threading
@@ -26,7 +25,6 @@ from collections import Counter
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from datetime import date
 from multiprocessing.connection import Connection
 from typing import Any, Final, Literal, NamedTuple, Self
 
@@ -35,7 +33,7 @@ from tests import workers
 from tests.mutations import PROOF
 from tests.programs import smallest
 from tests.workers import NOON, Call, deployed
-from tools.bench import told
+from tools.bench import measured_on, told
 from tools.engine import LOCAL_CREDENTIALS, Engine, Tables, create_tables
 
 PROCESSES: Final = 4
@@ -390,9 +388,7 @@ def table(verdicts: dict[Fault, Verdict]) -> str:
         f" search took {whole.longest * 1000:.0f} ms; recording and judging"
         f" {whole.seconds:.0f} s.",
         "",
-        f"Measured on {date.today().isoformat()}: {platform.machine()}, CPython"  # noqa: DTZ011  # the day of the measurement, wherever
-        f" {platform.python_version()}, two cores, {CLIENTS} clients in {PROCESSES} processes,"
-        f" {OPERATIONS} operations each.",
+        measured_on(f"{CLIENTS} clients in {PROCESSES} processes", f"{OPERATIONS} operations each"),
     ]
     return "\n".join(rows)
 

@@ -12,14 +12,12 @@ from __future__ import annotations
 
 import argparse
 import os
-import platform
 import random
 import sys
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from datetime import date
 from pathlib import Path
 from typing import Any
 from unittest import mock
@@ -30,7 +28,7 @@ from loyalty.wire import Item, is_waiting
 from tests import ledgers
 from tests.workers import Books, House
 from tools import meter
-from tools.bench import told
+from tools.bench import measured_on, told
 from tools.engine import LOCAL_CREDENTIALS, Engine, create_tables
 from tools.template import ROOT
 from tools.verify import Pass, verified
@@ -265,8 +263,7 @@ def table(report: Report, kinds: int) -> str:
         f" {whole.read_units / whole.entries:.2f} read units an entry;"
         f" all mutations {report.seconds:.0f} s.",
         "",
-        f"Measured on {date.today().isoformat()}: {platform.machine()}, CPython"  # noqa: DTZ011  # the day of the measurement, wherever
-        f" {platform.python_version()}, two cores.",
+        measured_on(),
     ]
     return "\n".join(rows)
 

@@ -154,10 +154,12 @@ def table() -> str:
     return "\n".join([*rows, "", measured_on()])
 
 
-def measured_on() -> str:
-    """When and on what a table was measured."""
-    machine = f"{platform.machine()}, CPython {platform.python_version()}, {os.cpu_count()} cores"
-    return f"Measured on {date.today().isoformat()}: {machine}."  # noqa: DTZ011  # of the day, wherever
+def measured_on(*more: str) -> str:
+    """When and on what a table was measured, and whatever else has to be said of the machine."""
+    cores = f"{os.cpu_count()} cores"
+    machine = platform.machine(), f"CPython {platform.python_version()}", cores, *more
+    day = date.today().isoformat()  # noqa: DTZ011  # of the day, wherever
+    return f"Measured on {day}: {', '.join(machine)}."
 
 
 def main() -> int:

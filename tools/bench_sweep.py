@@ -18,7 +18,6 @@ import gzip
 import json
 import multiprocessing
 import os
-import platform
 import queue
 import resource
 import subprocess
@@ -40,7 +39,7 @@ from loyalty.program import Program, publishable
 from loyalty.store import connect
 from loyalty.wire import account_item
 from tools import meter
-from tools.bench import told
+from tools.bench import measured_on, told
 from tools.engine import LOCAL_CREDENTIALS, Engine, Tables, binary, create_tables
 from tools.template import Template
 
@@ -379,9 +378,11 @@ def told_of(
         f" that move, {a_pass * 730 / WRITE_PRICE / moved / 10:.1f} for each of ten million"
         " members.",
         "",
-        f"Measured on {date.today().isoformat()}: {platform.machine()}, CPython"  # noqa: DTZ011  # the day of the measurement, wherever
-        f" {platform.python_version()}, two cores, {WORKERS} workers, {SEGMENTS} segments;"
-        f" load average at the end {os.getloadavg()[0]:.1f}.",
+        measured_on(
+            f"{WORKERS} workers",
+            f"{SEGMENTS} segments",
+            f"load average at the end {os.getloadavg()[0]:.1f}",
+        ),
     ]
     return "\n".join(rows)
 

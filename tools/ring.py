@@ -14,14 +14,13 @@ from __future__ import annotations
 import argparse
 import multiprocessing
 import os
-import platform
 import random
 import sys
 import time
 from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, fields
-from datetime import UTC, date, datetime
+from datetime import UTC, datetime
 from typing import Any
 
 from loyalty import earning, transfers
@@ -33,7 +32,7 @@ from loyalty.program import publishable
 from loyalty.rules import Rulebook
 from loyalty.store import Store, Unavailable, connect
 from loyalty.wire import Item, account_item, account_of, entry_of, item_hash
-from tools.bench import told
+from tools.bench import measured_on, told
 from tools.engine import LOCAL_CREDENTIALS, Engine, Tables, create_tables
 
 NOW = milliseconds(datetime(2026, 6, 1, 12, tzinfo=UTC))
@@ -250,8 +249,7 @@ def measured(ring: int, wanted: int) -> str:
         f" {ring + 2 * wanted:,} entries stand in the ledger, without a gap, chained, and adding up"
         f" to the accounts: {ring * POINTS:,} points, as many for each date as in the beginning.",
         "",
-        f"Measured on {date.today().isoformat()}: {platform.machine()}, CPython"  # noqa: DTZ011  # the day of the measurement, wherever
-        f" {platform.python_version()}, {os.cpu_count()} cores, engine and clients together.",
+        measured_on("engine and clients together"),
     ]
     return "\n".join(rows)
 
