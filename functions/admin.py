@@ -23,9 +23,9 @@ from loyalty.edge import (
     store,
 )
 from loyalty.model import Refusal
-from loyalty.program import Fault, Faults, publishable
 from loyalty.rules import colliding
 from loyalty.store import Version, in_force
+from loyalty.validation import Fault, Faults, publishable
 from loyalty.verification import LAWS, Violation
 
 handler = App()

@@ -5,8 +5,8 @@ from loyalty.commands import CHECK_IN_EVENT, Simulation, lots_of
 from loyalty.decisions import event_partition
 from loyalty.edge import BASE, PROGRAM_BYTES, SHOP, App, Problem, Request, Response, store
 from loyalty.model import Account, Known
-from loyalty.program import publishable
 from loyalty.rules import Rulebook
+from loyalty.validation import publishable
 
 handler = App()
 

@@ -14,7 +14,7 @@ from random import Random
 from typing import Any, Final
 from zoneinfo import ZoneInfo
 
-from loyalty.program import Faults, publishable
+from loyalty.validation import Faults, publishable
 from tests.strategies import DAY, HOUR, MINUTE, SECOND, ZONES, instant
 
 type Document = dict[str, Any]

@@ -30,9 +30,9 @@ from loyalty.decisions import (
     redemption_partition,
 )
 from loyalty.model import Account, Entry, History, Known, NeedsBudgets, NeedsHistory, Refusal
-from loyalty.program import parse
 from loyalty.redeeming import Spending
 from loyalty.rules import Rulebook
+from loyalty.validation import parse
 from loyalty.wire import Item, account_item, account_of, entry_item, entry_of, sealed_hash
 from tests.memory import INDEXED
 

@@ -17,8 +17,8 @@ from loyalty.commands import Adjustment
 from loyalty.dates import milliseconds
 from loyalty.decisions import Guard, Record
 from loyalty.model import Account, Known
-from loyalty.program import parse
 from loyalty.rules import Rulebook
+from loyalty.validation import parse
 from tests import workers
 from tests.programs import shop, smallest
 from tests.strategies import instant

@@ -12,8 +12,8 @@ from conftest import Service
 
 from loyalty.advice import warnings
 from loyalty.dates import rfc3339
-from loyalty.program import parse
 from loyalty.projections import awarded
+from loyalty.validation import parse
 from tests.programs import example, shop, smallest
 from tests.strategies import DAY, Ledger, instant, refused
 

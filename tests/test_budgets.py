@@ -20,8 +20,8 @@ from loyalty.commands import Event
 from loyalty.dates import milliseconds
 from loyalty.limits import Usage
 from loyalty.model import MAX_POINTS, Account, NeedsBudgets
-from loyalty.program import parse
 from loyalty.rules import BUDGET_HIT, Evaluation, LimitHit, Rulebook
+from loyalty.validation import parse
 from tests import workers
 from tests.faults import Fault
 from tests.programs import shop, smallest

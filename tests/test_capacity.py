@@ -16,7 +16,7 @@ from loyalty import edge
 from loyalty.dates import milliseconds
 from loyalty.lots import due_on
 from loyalty.model import Account
-from loyalty.program import publishable
+from loyalty.validation import publishable
 from loyalty.wire import account_item, entry_item, entry_of
 from tests import workers
 from tests.memory import INDEXED

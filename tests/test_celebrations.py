@@ -17,8 +17,8 @@ from loyalty.celebrations import CAUGHT_UP_DAYS, Celebration, celebrate, due, fe
 from loyalty.decisions import Decision
 from loyalty.limits import token
 from loyalty.model import Account, Count, Counts, Known
-from loyalty.program import parse
 from loyalty.rules import Rulebook
+from loyalty.validation import parse
 from tests.programs import smallest
 from tests.strategies import instant, number, refused
 

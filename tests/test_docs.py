@@ -15,14 +15,14 @@ from urllib.parse import unquote
 
 import pytest
 
-from loyalty import edge, lifecycle, program, wire
+from loyalty import edge, lifecycle, validation, wire
 from loyalty.dates import milliseconds
 from loyalty.decisions import Decision
 from loyalty.edge import App, Request, Response
 from loyalty.model import Known
 from loyalty.problems import PROBLEMS
-from loyalty.program import Faults
 from loyalty.store import KeyReused, Unavailable
+from loyalty.validation import Faults
 from tests import workers
 from tests.programs import smallest
 from tests.workers import Call, deployed, done
@@ -216,10 +216,10 @@ def test_the_table_of_a_bodys_faults_is_the_one_in_the_code() -> None:
 
 
 def test_the_table_of_a_programs_faults_is_the_one_in_the_code() -> None:
-    # Faults are made by _fault(code, …) and Fault(place, code, …), or yielded as (place, code, …).
-    in_code = {code for code, _ in program._WORDS.values()}
-    in_code |= {*called("_fault", 0), *called("Fault", 1), *called("_references", 3)}
-    for node in ast.walk(ast.parse(Path(program.__file__).read_text("utf-8"))):
+    # Faults are made by fault(code, …) and Fault(place, code, …), or yielded as (place, code, …).
+    in_code = {code for code, _ in validation._WORDS.values()}
+    in_code |= {*called("fault", 0), *called("Fault", 1), *called("_references", 3)}
+    for node in ast.walk(ast.parse(Path(validation.__file__).read_text("utf-8"))):
         match node:
             case ast.Tuple(elts=[place, ast.Constant(value=str(name)), _]):
                 if not isinstance(place, ast.Constant | ast.Starred):

@@ -20,10 +20,10 @@ from loyalty.decisions import Decision, Guard
 from loyalty.earning import complete_profile, scanned_location, update
 from loyalty.limits import Usage, token
 from loyalty.model import Account, Count, Counts, Entry, Known, Refusal
-from loyalty.program import parse
 from loyalty.projections import Explained, awarded, checked_in
 from loyalty.refunds import Given
 from loyalty.rules import Rulebook, colliding, decimal, explain, reasons_of, spread
+from loyalty.validation import parse
 from tests.programs import smallest
 from tests.strategies import (
     BASKETS,

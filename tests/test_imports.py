@@ -15,7 +15,9 @@ from tools.template import ROOT
 LAYERS = (
     {"dates"},
     {"model"},
+    {"fields"},
     {"program"},
+    {"validation"},
     {"tiers", "limits", "commands", "codes", "budgets"},
     {"lots"},
     {"rules"},
@@ -31,12 +33,14 @@ LAYERS = (
 BESIDE = {
     # How things are written to the tables knows the nouns, and nothing that decides.
     "wire": {"dates", "model"},
-    "store": {"dates", "model", "program", "rules", "codes", "decisions", "wire", "budgets"},
+    "store": {
+        "dates", "model", "program", "validation", "rules", "codes", "decisions", "wire", "budgets",
+    },
     "pages": {"program"},
     "poster": {"program", "pages"},
     "problems": set(),
     "edge": {
-        "dates", "model", "program", "codes", "commands", "decisions", "rules", "projections",
+        "dates", "model", "validation", "codes", "commands", "decisions", "rules", "projections",
         "store", "pages", "problems",
     },
     "segments": {"store", "edge"},

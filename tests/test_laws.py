@@ -20,9 +20,10 @@ from loyalty.dates import minus, rfc3339
 from loyalty.lots import advance
 from loyalty.model import NEVER, Account, Entry, Posting, Refusal
 from loyalty.notices import notices
-from loyalty.program import Rule, publishable
+from loyalty.program import Rule
 from loyalty.projections import explanation_of, reversed_
 from loyalty.tiers import tier_of
+from loyalty.validation import publishable
 from loyalty.wire import account_item, account_of, entry_item, entry_of, item_hash
 from tests.programs import smallest
 from tests.strategies import (

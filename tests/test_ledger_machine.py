@@ -34,10 +34,10 @@ from loyalty.commands import CHECK_IN_EVENT, Enrolment, Event, Redemption, Rever
 from loyalty.dates import rfc3339
 from loyalty.decisions import Decision, Guard, redemption_id
 from loyalty.model import NEVER, Account, Entry, Known, Refusal
-from loyalty.program import publishable
 from loyalty.projections import balance
 from loyalty.rules import Rulebook
 from loyalty.store import Decide, KeyReused, Store, connect
+from loyalty.validation import publishable
 from loyalty.wire import entry_key, item_hash
 from tests.programs import smallest
 from tests.strategies import DAY, HOUR, LOCATION, MINUTE, SECRETS, instant, local_date, number

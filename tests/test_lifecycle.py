@@ -37,8 +37,8 @@ from loyalty.model import (
     Posting,
     Status,
 )
-from loyalty.program import parse
 from loyalty.rules import Rulebook
+from loyalty.validation import parse
 from tests.programs import smallest
 from tests.strategies import DAY, instant, number, refused
 

@@ -17,8 +17,8 @@ from loyalty.dates import day_number, milliseconds
 from loyalty.decisions import Guard
 from loyalty.limits import token
 from loyalty.model import NEVER, Account, Counts, Entry, History, Known, Refusal
-from loyalty.program import parse
 from loyalty.rules import Rulebook
+from loyalty.validation import parse
 from loyalty.wire import account_item, account_of, entry_item, entry_of
 from tests import workers
 from tests.faults import Fault

@@ -23,8 +23,9 @@ from loyalty.lots import (
     take,
 )
 from loyalty.model import NEVER, Account, Broken, Hold, Posting, Refusal
-from loyalty.program import Program, parse
+from loyalty.program import Program
 from loyalty.projections import balance, history_rows
+from loyalty.validation import parse
 from tests.programs import smallest
 from tests.strategies import DAY, HOUR, Ledger, instant, number, refused
 

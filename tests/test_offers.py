@@ -7,8 +7,8 @@ from typing import Any
 import pytest
 
 from loyalty.model import Entry
-from loyalty.program import Faults, parse
 from loyalty.projections import Explained, awarded
+from loyalty.validation import Faults, parse
 from tests.programs import smallest
 from tests.strategies import DAY, HOUR, Ledger, instant, number
 

@@ -14,9 +14,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from loyalty import program
+from loyalty import program, validation
 from loyalty.dates import Duration
-from loyalty.program import Fault, Faults, Hours, parse
+from loyalty.fields import MINOR_DIGITS, Hours, LocalTime
+from loyalty.validation import Fault, Faults, parse
 from tests.programs import EXAMPLE, example, shop, smallest
 
 GONE = object()
@@ -182,7 +183,7 @@ def test_dates_may_be_objects_as_yaml_readers_make_them() -> None:
         changed(example(), "/campaigns/0/from", datetime(2026, 6, 12))  # noqa: DTZ001  # local
     )
     assert as_text == as_date
-    assert as_time.campaigns[0].from_ == program.LocalTime(date(2026, 6, 12), datetime.min.time())
+    assert as_time.campaigns[0].from_ == LocalTime(date(2026, 6, 12), datetime.min.time())
 
 
 def test_empty_lists_are_the_same_as_absent_ones() -> None:
@@ -580,7 +581,7 @@ def mutants(draw: st.DrawFn) -> Any:
 def test_any_document_is_a_program_or_a_list_of_faults_at_real_places(document: Any) -> None:
     refused: tuple[Fault, ...] = ()
     try:
-        program.unsupported(parse(document))
+        validation.unsupported(parse(document))
     except Faults as raised:
         refused = raised.faults
     else:
@@ -630,32 +631,32 @@ def test_every_part_of_the_schema_says_what_it_is() -> None:
 def test_publishing_refuses_what_would_be_silently_ignored() -> None:
     """Parts leave the table as they are built; the mechanism is shown on whatever is in it."""
     everything = example()
-    refused = program.unsupported(parse(everything))
+    refused = validation.unsupported(parse(everything))
     for fault in refused:
         assert fault.code == "not_supported_yet"
         node_at(everything, fault.pointer)
     if refused:
         with pytest.raises(Faults) as raised:
-            program.publishable(everything)
+            validation.publishable(everything)
         assert raised.value.faults == refused
-    assert program.unsupported(parse(smallest())) == ()
+    assert validation.unsupported(parse(smallest())) == ()
 
 
 def test_publishing_lists_contradictions_and_unsupported_parts_together(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr(
-        program,
+        validation,
         "NOT_SUPPORTED_YET",
         (
-            program.NotYet("/rewards/*/stock"),
-            program.NotYet("/locations/*/check_in/kinds/*", lambda kind: kind == "rotating"),
+            validation.NotYet("/rewards/*/stock"),
+            validation.NotYet("/locations/*/check_in/kinds/*", lambda kind: kind == "rotating"),
         ),
     )
     document = changed(example(), "/rules/0/rule_id", "visit")
     document["rewards"].insert(0, {"reward_id": "broken"})
     with pytest.raises(Faults) as raised:
-        program.publishable(document)
+        validation.publishable(document)
     assert {(fault.pointer, fault.code) for fault in raised.value.faults} == {
         ("/rewards/0/kind", "required"),
         ("/rewards/0/cost", "required"),
@@ -666,7 +667,7 @@ def test_publishing_lists_contradictions_and_unsupported_parts_together(
 
 
 def test_the_shop_of_the_tests_can_be_published() -> None:
-    assert program.publishable(shop()).reward_by_id["free-coffee"].cost_for(None) == 100
+    assert validation.publishable(shop()).reward_by_id["free-coffee"].cost_for(None) == 100
 
 
 # What the parts answer
@@ -796,7 +797,7 @@ def test_rules_are_evaluated_by_priority_and_then_as_written() -> None:
     ("currency", "digits"), [("EUR", 2), ("JPY", 0), ("KWD", 3), ("CLF", 4), ("XCG", 2)]
 )
 def test_currencies_know_their_minor_units(currency: str, digits: int) -> None:
-    assert program.minor_digits(currency) == digits
+    assert MINOR_DIGITS[currency] == digits
     assert parse(smallest(currency=currency)).currency == currency
 
 
@@ -838,5 +839,5 @@ def test_two_thousand_rules_are_read_at_once_and_checked_in_linear_time() -> Non
 )
 def test_more_faults_than_anyone_reads_are_counted_and_not_listed(document: Any) -> None:
     listed = faults(document)
-    assert len(listed) <= program.MOST_FAULTS
+    assert len(listed) <= validation.MOST_FAULTS
     assert listed[-1].code == "too_many_faults"

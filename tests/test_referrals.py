@@ -17,9 +17,9 @@ from loyalty.dates import milliseconds
 from loyalty.decisions import Decision, Guard, event_partition
 from loyalty.limits import token
 from loyalty.model import Account, Count, Known
-from loyalty.program import parse
 from loyalty.referrals import same_person
 from loyalty.rules import Rulebook, explain
+from loyalty.validation import parse
 from loyalty.wire import account_item
 from tests import workers
 from tests.programs import shop, smallest

@@ -10,10 +10,10 @@ import pytest
 from loyalty.commands import Reversal
 from loyalty.decisions import Draft, Guard
 from loyalty.model import NEVER, Account, Entry, History, Known, Posting
-from loyalty.program import parse
 from loyalty.projections import balance, reversed_
 from loyalty.refunds import Given, Progress, given_back_to_budgets, reverse, take_back
 from loyalty.rules import Rulebook
+from loyalty.validation import parse
 from tests.programs import smallest
 from tests.strategies import DAY, HOUR, LOCATION, Ledger, instant, number, refused
 

@@ -16,9 +16,9 @@ from loyalty.codes import CheckInCode, check_in_code
 from loyalty.commands import CHECK_IN_EVENT, Enrolment, Event
 from loyalty.decisions import Decision, Guard
 from loyalty.model import Account, Entry, History, Known, NeedsBudgets, NeedsHistory
-from loyalty.program import parse
 from loyalty.projections import awarded
 from loyalty.rules import Rulebook
+from loyalty.validation import parse
 from loyalty.wire import entry_item, entry_of, sealed_hash
 from tests.programs import smallest
 from tests.strategies import (

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from loyalty.dates import rfc3339
 from loyalty.lots import advance
 from loyalty.model import Account, Entry
-from loyalty.program import Program, parse
+from loyalty.program import Program
 from loyalty.projections import Explained, awarded, balance
 from loyalty.tiers import (
     DAILY_UP_TO_DAYS,
@@ -26,6 +26,7 @@ from loyalty.tiers import (
     outdated,
     raised,
 )
+from loyalty.validation import parse
 from loyalty.wire import account_item, account_of
 from tests.programs import smallest
 from tests.strategies import (

@@ -13,8 +13,8 @@ from hypothesis import strategies as st
 from loyalty.dates import day_begins, day_number, from_day_number, milliseconds
 from loyalty.lots import advance, due_on, expiry
 from loyalty.model import NEVER, Account
-from loyalty.program import publishable
 from loyalty.projections import balance
+from loyalty.validation import publishable
 from tests.programs import smallest
 from tests.strategies import DAY, HOUR, MINUTE, Ledger, refused
 

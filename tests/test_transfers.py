@@ -18,8 +18,8 @@ from loyalty import transfers
 from loyalty.commands import Transfer
 from loyalty.decisions import Decision, Guard
 from loyalty.model import NEVER, Account, Entry, History, Known, NeedsHistory, Posting, Refusal
-from loyalty.program import parse
 from loyalty.rules import Rulebook
+from loyalty.validation import parse
 from loyalty.wire import account_of
 from tests import workers
 from tests.programs import shop, smallest

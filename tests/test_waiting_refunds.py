@@ -13,10 +13,10 @@ from loyalty.commands import Event, Redemption, Reversal
 from loyalty.dates import milliseconds
 from loyalty.decisions import Decision, Guard, stock_id
 from loyalty.model import NEVER, Account, History, Known, Waiting
-from loyalty.program import parse
 from loyalty.redeeming import Spending, redeem
 from loyalty.refunds import Given, reverse
 from loyalty.rules import Rulebook
+from loyalty.validation import parse
 from tests import workers
 from tests.programs import shop, smallest
 from tests.strategies import SECRETS

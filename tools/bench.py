@@ -20,8 +20,8 @@ from loyalty.commands import Event
 from loyalty.decisions import Guard
 from loyalty.earning import award
 from loyalty.model import Account, Known
-from loyalty.program import parse
 from loyalty.rules import Rulebook
+from loyalty.validation import parse
 
 NOW = 1_795_348_800_000
 ROUNDS = 60

@@ -25,7 +25,7 @@ from loyalty import edge
 from loyalty.dates import milliseconds
 from loyalty.lots import due_on
 from loyalty.model import Account
-from loyalty.program import publishable
+from loyalty.validation import publishable
 from loyalty.wire import account_item
 from tests import workers
 from tests.programs import shop

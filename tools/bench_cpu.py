@@ -30,8 +30,8 @@ from loyalty import earning, edge, projections, store
 from loyalty.commands import Event
 from loyalty.decisions import Guard
 from loyalty.model import Account, Known
-from loyalty.program import parse
 from loyalty.rules import Rulebook
+from loyalty.validation import parse
 from tests import workers
 from tests.programs import shop
 from tests.workers import NOON, connect, deployed, done, send

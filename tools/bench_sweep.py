@@ -35,8 +35,9 @@ from loyalty.dates import day_number, milliseconds, window
 from loyalty.limits import token
 from loyalty.lots import due_on
 from loyalty.model import Account, Counts
-from loyalty.program import Program, publishable
+from loyalty.program import Program
 from loyalty.store import connect
+from loyalty.validation import publishable
 from loyalty.wire import account_item
 from tools import meter
 from tools.bench import measured_on, told

@@ -28,9 +28,9 @@ from loyalty.commands import Enrolment, Transfer
 from loyalty.dates import milliseconds
 from loyalty.decisions import Decision, Guard
 from loyalty.model import Account, Entry, Known, Refusal
-from loyalty.program import publishable
 from loyalty.rules import Rulebook
 from loyalty.store import Store, Unavailable, connect
+from loyalty.validation import publishable
 from loyalty.wire import Item, account_item, account_of, entry_of, item_hash
 from tools.bench import measured_on, told
 from tools.engine import LOCAL_CREDENTIALS, Engine, Tables, create_tables

@@ -9,7 +9,9 @@ from datetime import date, datetime, timedelta
 
 from loyalty.celebrations import CAUGHT_UP_DAYS
 from loyalty.dates import Duration, minus
-from loyalty.program import PURCHASES, WEEKDAYS, Fault, LocalTime, Match, Program, Rule, When
+from loyalty.fields import PURCHASES, WEEKDAYS, LocalTime
+from loyalty.program import Match, Program, Rule, When
+from loyalty.validation import Fault
 
 # What events that the service raises itself never carry. Birthdays and anniversaries, whose
 # programs are refused for it, are not among them.

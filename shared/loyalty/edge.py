@@ -33,8 +33,8 @@ from loyalty.decisions import Guard, key_partition
 from loyalty.model import Entry, Refusal
 from loyalty.pages import SignIn
 from loyalty.problems import PROBLEMS
-from loyalty.program import Faults
 from loyalty.store import Committed, KeyReused, Proposed, Store, Unavailable
+from loyalty.validation import Faults
 
 type Role = Literal["admin", "staff", "merchant", "member"]
 type Handler = Callable[..., "Response"]

@@ -21,8 +21,9 @@ from loyalty.dates import (
     plus,
     round_up,
 )
+from loyalty.fields import MonthDay
 from loyalty.model import NEVER, Account, Broken, Day, Hold, Kind, Posting
-from loyalty.program import Expiry, MonthDay, Program
+from loyalty.program import Expiry, Program
 
 
 def expiry(policies: Iterable[Expiry], start: Day, earned: Day | None = None) -> Day:

@@ -33,19 +33,17 @@ from loyalty.dates import (
     local,
     milliseconds,
 )
+from loyalty.fields import PURCHASES, WEEKDAYS, LocalTime
 from loyalty.limits import Subject, Usage, cooled_down, token
 from loyalty.lots import available_on, expiry
 from loyalty.model import MAX_POINTS, NEVER, Account, Count, Day, NeedsBudgets, Refusal
 from loyalty.program import (
-    PURCHASES,
-    WEEKDAYS,
     AppliesTo,
     Budget,
     Campaign,
     Expiry,
     Frequency,
     Limit,
-    LocalTime,
     Match,
     Offer,
     Program,

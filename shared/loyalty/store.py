@@ -38,8 +38,9 @@ from loyalty.model import (
     Waiting,
     brings_another,
 )
-from loyalty.program import Program, parse
+from loyalty.program import Program
 from loyalty.rules import CAMPAIGN_HIT, Rulebook
+from loyalty.validation import parse
 from loyalty.wire import (
     Item,
     account_item,
