@@ -23,7 +23,7 @@ from loyalty.edge import (
     position,
     store,
 )
-from loyalty.model import Known, Refusal, Waiting
+from loyalty.model import Account, Known, Refusal, Waiting
 from loyalty.store import Committed, Proposed, Unavailable
 
 handler = App()
@@ -378,37 +378,41 @@ def _handed_over(program_id: str, goes: str, stays: str) -> tuple[Record, ...]:
 
 
 def _carried_out(
-    request: Request, decide: Callable[[str, Guard], Callable[[Known], Decision]]
-) -> Committed | None:
-    """Commit a change of an account under a key of its own; None where it is so already."""
+    request: Request, decide: Callable[[Known, str, Guard], Decision]
+) -> Committed | Account:
+    """Commit a change of an account under a key of its own; the account where it is so already."""
     member_id = request.member(request.path["member_id"])
     key = request.key(required=False)
     guard = request.key_guard(key or str(uuid4()), member_id)
+    seen: list[Account] = []
+
+    def decision(known: Known) -> Decision:
+        seen[:] = [known.account(member_id)]
+        return decide(known, member_id, guard)
+
     try:
-        return store().commit(request.program_id, [member_id], guard, decide(member_id, guard))
+        return store().commit(request.program_id, [member_id], guard, decision)
     except Refusal as refusal:
         if refusal.code != "nothing_due":  # a repeat: there is nothing to change
             raise
-        return None
+        # As it was when that was found: others may have changed it since.
+        return seen[0]
 
 
 def _change(request: Request, kind: Literal["block", "unblock", "close"]) -> Response:
     rulebook = store().rulebook_in_force(request.program_id, request.now)
     by = request.caller.subject
 
-    def decision(member_id: str, guard: Guard) -> Callable[[Known], Decision]:
-        return lambda known: lifecycle.change_status(
-            rulebook, known, guard, member_id, kind, by, request.now
-        )
+    def decide(known: Known, member_id: str, guard: Guard) -> Decision:
+        return lifecycle.change_status(rulebook, known, guard, member_id, kind, by, request.now)
 
-    committed = _carried_out(request, decision)
-    if committed is not None:
-        return answer(committed, projections.status_changed(committed.entry), status=200)
-    account = store().member(request.program_id, request.path["member_id"], consistent=True)
+    done = _carried_out(request, decide)
+    if isinstance(done, Committed):
+        return answer(done, projections.status_changed(done.entry), status=200)
     body: projections.StatusChanged = {
-        "member_id": account.member_id,
-        "status": account.status or "active",
-        "balance": projections.balance_of(rulebook, account, request.now),
+        "member_id": done.member_id,
+        "status": done.status or "active",
+        "balance": projections.balance_of(rulebook, done, request.now),
     }
     return Response(body)
 
@@ -459,12 +463,10 @@ def tier(request: Request, command: SetTier) -> Response:
     rulebook = store().rulebook_in_force(request.program_id, request.now)
     by = request.caller.subject
 
-    def decision(member_id: str, guard: Guard) -> Callable[[Known], Decision]:
-        return lambda known: lifecycle.set_tier(
-            rulebook, known, guard, member_id, command, by, request.now
-        )
+    def decide(known: Known, member_id: str, guard: Guard) -> Decision:
+        return lifecycle.set_tier(rulebook, known, guard, member_id, command, by, request.now)
 
-    _carried_out(request, decision)
+    _carried_out(request, decide)
     account = store().member(request.program_id, request.path["member_id"], consistent=True)
     body: projections.TierSet = {
         "member_id": account.member_id,

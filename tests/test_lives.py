@@ -157,6 +157,13 @@ def test_what_is_so_already_is_answered_and_written_nowhere(
     assert life.books() == books
 
 
+@pytest.mark.parametrize("at", range(4))
+def test_whoever_comes_between_is_not_in_the_answer(life: Life, at: int) -> None:
+    life.open("ana")
+    life.faults.follow({at: workers.meanwhile(workers.become("block", "ana"))}, of="GetItem")
+    assert done(workers.become("unblock", "ana"))["status"] == "active"
+
+
 def test_a_repeat_under_its_key_gets_the_first_answer(life: Life) -> None:
     life.open("ana")
     first = send(workers.become("block", "ana", "block it"))
