@@ -367,10 +367,26 @@ def test_an_old_unanswered_key_is_not_used_for_a_later_visit(phone: Page, world:
     tap(phone)
     says(phone, "It’s very busy right now")
     phone.clock.set_fixed_time(datetime.now(UTC) + timedelta(minutes=20))
-    tap(phone, "Try again")
+    phone.reload()
+    tap(phone)
     says(phone, "+10 beans")
     first, later = world.posts
     assert first.key != later.key
+
+
+def test_trying_again_is_the_same_check_in_however_long_the_page_stays_open(
+    phone: Page, world: World
+) -> None:
+    give_token(phone, world)
+    world.answers = [(503, {"retry-after": "600"}, {})] * 2
+    phone.goto(world.code_url)
+    tap(phone)
+    for hours in (1, 30):
+        says(phone, "never counts twice")
+        phone.clock.set_fixed_time(datetime.now(UTC) + timedelta(hours=hours))
+        tap(phone, "Try again")
+    says(phone, "+10 beans")
+    assert len({post.key for post in world.posts}) == 1
 
 
 @pytest.mark.parametrize("status", [429, 503])
@@ -431,7 +447,8 @@ def test_a_second_tap_while_the_first_is_under_way_does_nothing(phone: Page, wor
         (problem(409, "nothing_earned"), "No beans this time"),
         (problem(404, "member_not_found"), "You’re not a member yet"),
         (problem(409, "location_closed"), "We’re closed right now"),
-        (problem(409, "member_erased", "The member was erased."), "The member was erased."),
+        (problem(409, "member_closed"), "Your membership has ended"),
+        (problem(409, "member_erased", "The member was erased."), "Your membership has ended"),
         ((403, {}, {"message": "Forbidden"}), "Please try again, or ask at the counter."),
         ((400, {}, "<html>"), "Please try again, or ask at the counter."),
     ],
@@ -446,6 +463,22 @@ def test_a_refusal_is_told_in_words_and_not_repeated(
     says(phone, words)
     assert len(world.posts) == 1
     assert phone.evaluate("sessionStorage.getItem('loyalty.' + visit)") is None
+
+
+@pytest.mark.parametrize("code", ["member_not_found", "member_closed", "member_erased"])
+def test_who_is_no_member_may_sign_in_as_somebody_else(
+    phone: Page, world: World, code: str
+) -> None:
+    first = give_token(phone, world)
+    world.answers = [problem(409, code)]
+    phone.goto(world.code_url)
+    tap(phone)
+    tap(phone, "Sign in with another account")
+    phone.get_by_role("link", name="Continue as Lea").click()
+    says(phone, "+10 beans")
+    refused, done = world.posts
+    assert refused.token == first != done.token
+    assert refused.key != done.key
 
 
 def test_a_reached_limit_tells_when_the_next_check_in_is(phone: Page, world: World) -> None:
@@ -693,8 +726,13 @@ def test_the_button_is_reached_and_pressed_by_keyboard(phone: Page, world: World
     phone.goto(world.code_url)
     phone.keyboard.press("Tab")
     expect(phone.get_by_role("button", name="Check in")).to_be_focused()
+    world.answers = [(503, {"retry-after": "600"}, {})]
+    phone.keyboard.press("Enter")
+    says(phone, "It’s very busy right now")
+    expect(phone.get_by_role("button", name="Try again")).to_be_focused()
     phone.keyboard.press("Enter")
     says(phone, "+10 beans")
+    expect(phone.get_by_role("status")).to_be_focused()
 
 
 def test_motion_is_left_out_for_those_who_ask(phone: Page, world: World) -> None:

@@ -134,6 +134,9 @@ WORDS: Mapping[str, Mapping[str, str]] = {
         "member_blocked_text": "Please ask at the counter; they can help you.",
         "member_not_found": "You’re not a member yet",
         "member_not_found_text": "Ask at the counter how to join.",
+        "member_closed": "Your membership has ended",
+        "member_closed_text": "Ask at the counter how to join again.",
+        "other_account": "Sign in with another account",
         "location_closed": "We’re closed right now",
         "location_closed_text": "Check in while the shop is open. See you soon!",
         "nothing_earned": "No {points} this time",
@@ -187,9 +190,12 @@ WORDS: Mapping[str, Mapping[str, str]] = {
         "member_blocked_text": "Adressez-vous au comptoir, on vous aidera.",
         "member_not_found": "Vous n’êtes pas encore membre",
         "member_not_found_text": "Demandez au comptoir comment vous inscrire.",
+        "member_closed": "Votre adhésion a pris fin",
+        "member_closed_text": "Demandez au comptoir comment vous réinscrire.",
+        "other_account": "Changer de compte",
         "location_closed": "C’est fermé pour le moment",
         "location_closed_text": "Revenez aux heures d’ouverture. À bientôt !",
-        "nothing_earned": "Pas de {points} cette fois",
+        "nothing_earned": "Zéro {points} cette fois",
         "nothing_earned_text": "Une visite ne rapporte rien ici pour le moment.",
         "unavailable": "Page indisponible pour l’instant",
         "unavailable_text": "Scannez de nouveau le code dans un moment.",
@@ -276,7 +282,7 @@ def check_in(
         "words": {key: words[key] for key in words if key not in _ELSEWHERE},
     }
     body = f"""{_SIGN}
-<div id="say" role="status"><h2>{_text(words["welcome"])}</h2>
+<div id="say" role="status" tabindex="-1"><h2>{_text(words["welcome"])}</h2>
 <p class="text">{_text(words["invite"].format(points=other))}</p><dl></dl></div>
 <noscript><p class="text">{_text(words["no_script"])}</p></noscript>
 <button id="go" type="button" hidden>{_text(words["check_in"])}</button>
@@ -545,7 +551,7 @@ font-weight:700;text-decoration:none;cursor:pointer;touch-action:manipulation;
 -webkit-tap-highlight-color:transparent}
 button:hover,.button:hover{box-shadow:0 6px 20px rgba(0,0,0,.16)}
 button:active,.button:active{transform:scale(.985)}
-button[disabled]{cursor:progress;transform:none;box-shadow:none}
+button[aria-disabled=true]{cursor:progress;transform:none;box-shadow:none}
 :focus-visible{outline:3px solid var(--ink);outline-offset:3px}
 .fine{margin-top:-.75rem;color:var(--soft);font-size:.9375rem;text-wrap:balance}
 .sign{display:none;width:4.5rem;height:4.5rem;margin-bottom:-.5rem;border-radius:50%;
@@ -662,9 +668,13 @@ function show(state, title, text, { gain, rows = [], button } = {}) {
     row.lastChild.textContent = value;
     return row;
   }));
-  go.disabled = state === "busy";
+  // A button that is switched off loses the keyboard, which goes on where it was.
+  const held = document.activeElement === go || say.contains(document.activeElement);
+  go.setAttribute("aria-disabled", state === "busy");
   go.hidden = !button;
   go.textContent = button || "";
+  if (held && !button) say.focus();
+  else if (held) go.focus();
   fine.hidden = state !== "idle" || !!token();
 }
 
@@ -677,15 +687,22 @@ function token() {
   return kept && kept.until > Date.now() ? kept.token : null;
 }
 
-// One key from the first tap to a sure answer, so that a retry of a lost answer is a replay. An
-// old one is not reused: it would show an earlier visit's points as if they were today's.
+// One key from the first tap to a sure answer, so that a retry of a lost answer is a replay,
+// however long the page stays open. After a reload an old one is not reused: it would show an
+// earlier visit's points as if they were today's.
+let unsure = null;
 function key() {
+  if (unsure) return unsure;
   let kept = store.read(visit);
   if (!kept || kept.at + KEY_LIFE < Date.now()) {
     kept = { key: crypto.randomUUID(), at: Date.now() };
     store.write(visit, kept);
   }
-  return kept.key;
+  return unsure = kept.key;
+}
+function settled() {
+  unsure = null;
+  store.drop(visit);
 }
 
 // The page that sign-in comes back to serves every program: it is told how this one looks.
@@ -772,16 +789,19 @@ async function checkIn(justSignedIn) {
     return justSignedIn ? show("refused", t.not_accepted, t.not_accepted_text,
       { button: t.try_again }) : signIn();
   }
-  store.drop(visit);
+  settled();
   const next = [t.next, when(body.next_allowed_at)];
   if (status < 400) return done(body, next);
+  const code = body.code === "member_erased" ? "member_closed" : body.code;
+  const nobody = code === "member_not_found" || code === "member_closed";
   // The gateway's own refusals have no code: another sign-in may be what is missing.
-  if (!body.code) store.drop("token");
-  const known = ["limit_reached", "code_invalid", "code_expired", "code_used", "member_blocked",
-    "member_not_found", "location_closed", "nothing_earned"].includes(body.code);
-  const title = fill(known ? t[body.code] : t.oops, { points: d.points.other });
-  const text = known ? t[body.code + "_text"] : String(body.detail || t.oops_text);
-  show("refused", title, text, { rows: [next], button: known ? "" : t.try_again });
+  if (nobody || !code) store.drop("token");
+  const known = nobody || ["limit_reached", "code_invalid", "code_expired", "code_used",
+    "member_blocked", "location_closed", "nothing_earned"].includes(code);
+  const title = fill(known ? t[code] : t.oops, { points: d.points.other });
+  const text = known ? t[code + "_text"] : String(body.detail || t.oops_text);
+  const button = nobody ? t.other_account : known ? "" : t.try_again;
+  show("refused", title, text, { rows: [next], button });
 }
 
 function done(body, next) {
@@ -813,9 +833,15 @@ if (logo) {
   logo.addEventListener("error", () => logo.remove());
   if (logo.complete && !logo.naturalWidth) logo.remove();
 }
-go.addEventListener("click", () => start(false));
+go.addEventListener("click", () => {
+  if (go.getAttribute("aria-disabled") !== "true") start(false);
+});
 // The browser's Back from the sign-in page may bring this page back as it was left.
-addEventListener("pageshow", (event) => { if (event.persisted) welcome(); });
+addEventListener("pageshow", (event) => {
+  if (!event.persisted) return;
+  unsure = null;
+  welcome();
+});
 welcome();
 // The tap that began the sign-in stands for one check-in, on the page where it was made.
 const tapped = store.read("tapped");
