@@ -534,6 +534,7 @@ def test_a_shell_gets_the_bare_token(http: httpx.Client) -> None:
         ("/dev/tokens", b'{"scope": "admin", "scope": "staff"}', 400),
         ("/dev/tokens", b"[]", 422),
         ("/dev/tokens", b"{}", 422),
+        ("/dev/tokens", b'{"scope": "staff", "subject": "a b"}', 422),
         ("/dev/tokens", b'{"scope": 1}', 422),
         ("/dev/tokens", b'{"scope": " "}', 422),
         ("/dev/tokens", b'{"scope": "king"}', 422),

@@ -195,7 +195,7 @@ class _Tokens:
 
     async def make(self, request: Request) -> Response:
         """POST /dev/tokens; with `Accept: text/plain` the bare token, for a shell."""
-        body = await _object(request, {"scope", "member_id", "program_ids"})
+        body = await _object(request, {"scope", "member_id", "program_ids", "subject"})
         scopes = body.get("scope")
         if not isinstance(scopes, str) or not scopes.split():
             raise Problem(422, "invalid_scope", f"One or more of: {' '.join(SCOPES)}.", "/scope")
@@ -215,7 +215,11 @@ class _Tokens:
         ):
             detail = "A list of program ids, or nothing for every program."
             raise Problem(422, "invalid_program_ids", detail, "/program_ids")
-        token = self._issuer.token(scopes.split(), member_id, programs)
+        subject = body.get("subject")
+        if subject is not None and not _is(subject, MEMBER_ID):
+            detail = "A subject, whose token it is, has 1 to 64 letters, digits, - and _."
+            raise Problem(422, "invalid_subject", detail, "/subject")
+        token = self._issuer.token(scopes.split(), member_id, programs, subject=subject)
         if request.headers.get("accept", "").startswith("text/plain"):
             return PlainTextResponse(token)
         return _token_answer(token, TOKEN_SECONDS)

@@ -96,12 +96,14 @@ class Issuer:
         member_id: str | None = None,
         program_ids: Collection[str] | None = None,
         seconds: int = TOKEN_SECONDS,
+        subject: str | None = None,
     ) -> str:
-        """A signed access token; `scopes` are the short names."""
+        """A signed access token; `scopes` are the short names, `subject` is whose it is: the
+        member's, or the developer's."""
         now = int(time.time())
         claims: dict[str, Any] = {
             "iss": self.url,
-            "sub": member_id or "local-developer",
+            "sub": subject or member_id or "local-developer",
             "client_id": self.client_id,
             "token_use": "access",
             "scope": " ".join(f"loyalty/{scope}" for scope in scopes),
