@@ -234,6 +234,24 @@ def test_a_replay_reads_half_a_unit_and_writes_nothing(till: Till, name: str) ->
     assert Books.read(till.direct, till.tables) == before
 
 
+def test_what_fails_by_its_condition_is_billed_for_the_items_that_it_would_have_written(
+    till: Till,
+) -> None:
+    till.put(member("ana"))
+    with till.opened():
+        done(workers.purchase("order", "ana", 1250))
+        with meter.measure() as units:
+            assert send(workers.purchase("order", "ana", 1250)).replayed
+        assert (units.write, units.failed) == (NOTHING, 4 * UNITS)
+        key = {"pk": {"S": "taken"}, "sk": {"S": "0"}}
+        item = key | {"text": {"S": "x" * 1500}, "bytes": {"B": b"x" * 500}}
+        put = {"TableName": till.tables.records, "Item": item}
+        till.client.put_item(**put)
+        with meter.measure() as units, pytest.raises(till.client.exceptions.ClientError):
+            till.client.put_item(**put, ConditionExpression="attribute_not_exists(pk)")
+        assert (units.write, units.failed) == (NOTHING, 2 * UNITS)
+
+
 @pytest.mark.parametrize(
     "call",
     [
@@ -350,8 +368,8 @@ def test_a_row_of_history_is_one_write_unit_and_600_bytes_with_usual_ids(
     assert entry.points == 20_000
     assert len(entry.explanation["g"]) == 5
     item = entry_item(entry)
-    assert workers.size(item) <= 1024
-    assert workers.size({name: item[name] for name in INDEXED & item.keys()}) <= most
+    assert meter.size(item) <= 1024
+    assert meter.size({name: item[name] for name in INDEXED & item.keys()}) <= most
 
 
 @pytest.mark.parametrize("lines", [3, 10, 30, 100, 500])
@@ -363,7 +381,7 @@ def test_each_further_kilobyte_of_entry_costs_at_most_3_more(
     till.put(member("m-4f8a1c2b9d3e7f60"))
     write, read = till.cost(basket(lines))
     [item] = Books.read(till.direct, till.tables).ledger
-    kilobytes = -(-workers.size(item) // 1024)
+    kilobytes = -(-meter.size(item) // 1024)
     assert read == HALF
     assert write <= 5 + 3 * (kilobytes - 1)
     # The history's row stays small, so that in fact it is two.

@@ -841,7 +841,7 @@ def test_a_shard_that_remembers_as_many_holds_as_it_can_stays_below_a_kilobyte(
         assert used.write <= (7 + 8 * 2 if member_id == members[0] else 7)
     shards = [r for r in house.books().records if "#budget#" in r["pk"]["S"]]
     assert len(shards) == 8
-    assert max(map(workers.size, shards)) < 1024
+    assert max(map(meter.size, shards)) < 1024
 
 
 @given(st.frozensets(st.integers(0, SLOTS - 1)), st.integers(0, 999))

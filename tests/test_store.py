@@ -48,6 +48,7 @@ from tests.workers import (
     send,
     without_pause,
 )
+from tools import meter
 from tools.engine import Engine, Tables
 
 NOW = milliseconds(NOON)
@@ -211,7 +212,7 @@ def crowded(lots: int = 60, member_id: str = "m-4f8a1c2b9d3e7f60") -> Account:
 
 def test_an_account_of_sixty_lots_stays_below_a_write_unit() -> None:
     # 12 waiting lots stand for the buckets of a tier's rolling window.
-    assert workers.size(account_item(crowded())) < 1024
+    assert meter.size(account_item(crowded())) < 1024
 
 
 # A shop behind the handlers

@@ -551,20 +551,6 @@ def put_all(client: Any, table: str, requests: Sequence[Any]) -> None:
         assert not answer.get("UnprocessedItems")
 
 
-def size(item: Item) -> int:
-    """Bytes of an item by DynamoDB's rule, at most: names, and values by their type."""
-
-    def of(value: Mapping[str, Any]) -> int:
-        [(kind, content)] = value.items()
-        if kind == "N":
-            digits = len(content.removeprefix("-"))
-            return (digits + 1) // 2 + 1 + (digits < len(content))
-        raw: bytes = content.encode() if kind == "S" else content
-        return len(raw)
-
-    return sum(len(name.encode()) + of(value) for name, value in item.items())
-
-
 def _key(item: Item) -> tuple[str, str]:
     return item["pk"]["S"], item["sk"]["S"] if "sk" in item else ""
 

@@ -4,7 +4,8 @@ An idempotency table kept by Powertools (a record in progress before, its answer
 item for each limit and window, a balance item, a ledger item. Twice: `separate`, as samples write
 it, one call after another (a crash in between leaves half of it), and `atomic`, with everything but
 the idempotency record in one transaction. Neither knows lots, expiry, refunds or explanations, and
-its keys are forgotten after a day: it does less than what it is measured against.
+its keys are forgotten after an hour, as Powertools does where nothing is said: it does less than
+what it is measured against.
 """
 
 from __future__ import annotations
@@ -63,6 +64,18 @@ class Rival:
             self._entry(event["member_id"], event["event_id"], -5),
         ]
         return self._once(event, writes, atomic=atomic)
+
+    def least(self, name: str, *, atomic: bool) -> None:
+        """The two writes that an award cannot do without: the member's item and an entry."""
+        writes = [
+            {"Put": {"TableName": self.items, "Item": {**_key(name, "account"), "n": {"N": "1"}}}},
+            self._entry(name, name, 10),
+        ]
+        if atomic:
+            self.client.transact_write_items(TransactItems=writes)
+        else:
+            for write in writes:
+                self.client.put_item(**write["Put"])
 
     def balance(self, member_id: str) -> int:
         """What the balance item says."""
