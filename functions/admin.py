@@ -122,6 +122,8 @@ def _check_precondition(request: Request, newest: int | None) -> None:
         raise Problem(
             "precondition_required", f'Send If-Match: "{newest}" to replace that version.'
         )
+    if match is not None and match.strip() == "*" and newest is not None:
+        return  # whatever there is
     if match is not None and match.strip('" ') != str(newest):
         raise Problem("version_conflict", f"The newest version is {newest}, not the one you mean.")
 

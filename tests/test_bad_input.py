@@ -24,6 +24,7 @@ import uvicorn
 from conftest import Service
 
 from loyalty import edge
+from loyalty.commands import instant
 from loyalty.decisions import id_of
 from loyalty.problems import PROBLEMS
 from tests.programs import shop
@@ -451,7 +452,7 @@ AWARD_POINTERS: dict[str, dict[Any, str]] = {
             "2026-02-30T10:00:00Z", "2026-01-05T25:00:00Z", "2026-01-05T10:00:60Z",
             "2026-01-05T10:00:00+99:00", "0000-01-01T00:00:00Z", "10000-01-01T00:00:00Z",
             "1969-12-31T23:59:59Z", "9999-12-31T23:59:59Z", "2026-01-05T10:00:00Z\n",
-            "٢٠٢٦-01-05T10:00:00Z", "2026-01-05T10:00:00.1234567Z",
+            "٢٠٢٦-01-05T10:00:00Z", "2026-01-05T10:00:00.1234567890Z",
         ),
         "bad_time",
     ),
@@ -576,8 +577,8 @@ FIELDS: list[tuple[str, str, Any, tuple[tuple[str, str], ...]]] = [
                  "a@" + "b" * 191, "a\x00@b"),
                 "bad_format",
             ),
-            "/phone": dict.fromkeys(("", "12", "call me", "1" * 40, "+33\n1234", "١٢٣٤"),
-                                    "bad_format"),
+            "/phone": dict.fromkeys(("", "12", "call me", "+33\n1234", "١٢٣٤", "...", "(-) 12"),
+                                    "bad_format") | {"1" * 40: "out_of_range"},
             "/name": {"": "out_of_range", "x" * 257: "out_of_range", "No\x00or": "bad_text",
                       "\x1b[2J": "bad_text", "No\x7for": "bad_text", "\x9b2J": "bad_text"},
             "/groups/0": {"": "out_of_range", LONG_ID: "out_of_range", "\n": "bad_text"},
@@ -1049,3 +1050,9 @@ def test_a_name_of_megabytes_is_cut_where_it_is_pointed_at(inside: Target) -> No
     answer = inside.send("POST", "{base}/simulate", content)
     assert (answer.status_code, answer.json()["code"]) == (422, "invalid_body")
     assert answer.json()["errors"][0]["pointer"] == "/" + "~0" * 200
+
+
+@pytest.mark.parametrize("digits", ["1", "123", "123456", "1234567", "123456789"])
+def test_a_time_may_be_finer_than_what_is_kept_of_it(digits: str) -> None:
+    kept = int(digits[:3].ljust(3, "0"))
+    assert instant(f"2026-01-05T10:00:00.{digits}Z") == 1767607200000 + kept

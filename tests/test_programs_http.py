@@ -94,13 +94,16 @@ def test_the_next_version_names_the_one_it_replaces(send: Send, program_id: str)
     assert code(send("PUT", "/program", first, if_match='"1"')) == (412, "version_conflict")
     # Back to an old document is a version of its own.
     assert send("PUT", "/program", first, if_match='"2"').json()["version"] == 3
+    # As in all of HTTP, * is whatever there is.
+    assert send("PUT", "/program", second, if_match="*").json()["version"] == 4
 
 
 def test_the_first_version_needs_no_precondition_and_takes_none_that_fails(
     send: Send, program_id: str
 ) -> None:
     document = shop(program_id=program_id)
-    assert code(send("PUT", "/program", document, if_match='"1"')) == (412, "version_conflict")
+    for other in ('"1"', "*"):
+        assert code(send("PUT", "/program", document, if_match=other)) == (412, "version_conflict")
     assert code(send("GET", "/program")) == (404, "program_not_found")
     assert send("PUT", "/program", document).status_code == 200
 

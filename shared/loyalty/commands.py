@@ -51,7 +51,7 @@ def _instant(value: Any) -> int:
 
 
 _RFC_3339 = re.compile(
-    r"\d{4}-\d{2}-\d{2}[Tt]\d{2}:\d{2}:\d{2}(?:\.\d{1,6})?(?:[Zz]|[+-]\d{2}:\d{2})", re.ASCII
+    r"\d{4}-\d{2}-\d{2}[Tt]\d{2}:\d{2}:\d{2}(?:\.\d{1,9})?(?:[Zz]|[+-]\d{2}:\d{2})", re.ASCII
 )
 
 
@@ -340,7 +340,14 @@ class Profile(Body):
         Annotated[str, StringConstraints(pattern=r"^[^@\s\x00-\x1f]{1,64}@[^@\s\x00-\x1f]{1,190}$")]
         | None
     ) = None
-    phone: Annotated[str, StringConstraints(pattern=r"^\+?[0-9 ()./-]{3,32}$")] | None = None
+    phone: (
+        Annotated[
+            str,
+            # Three digits at least: two numbers without any would be the same person's.
+            StringConstraints(pattern=r"^\+?(?:[ ()./-]*[0-9]){3,32}[ ()./-]*$", max_length=32),
+        ]
+        | None
+    ) = None
     name: Text | None = None
     birthday: Day | None = None
     groups: Annotated[list[Label], Field(max_length=20)] | None = None

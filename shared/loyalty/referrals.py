@@ -148,8 +148,11 @@ def same_person(profile: Mapping[str, object], email: str | None, phone: str | N
 
 def _plain_email(address: str) -> str:
     name, _, host = address.casefold().rpartition("@")
-    return f"{name.partition('+')[0].replace('.', '')}@{host}"
+    plain = name.partition("+")[0].replace(".", "")
+    return f"{plain or name}@{host}"
 
 
 def _digits(number: str) -> str:
-    return "".join(c for c in number if c.isdecimal())
+    digits = "".join(c for c in number if c.isdecimal())
+    # What is dialled before a country in most of the world is written + on paper.
+    return digits.removeprefix("00") if len(digits) > 2 else digits
