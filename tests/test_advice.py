@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import time
 import uuid
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from datetime import UTC, datetime
 from typing import Any
 
@@ -13,7 +14,7 @@ from conftest import Service
 from loyalty.advice import warnings
 from loyalty.dates import rfc3339
 from loyalty.projections import awarded
-from loyalty.validation import parse
+from loyalty.validation import MOST_FAULTS, parse
 from tests.programs import example, shop, smallest
 from tests.strategies import DAY, Ledger, instant, refused
 
@@ -292,6 +293,42 @@ def test_a_rule_that_two_others_shadow_is_told_once() -> None:
         ("/rules/1", "always_shadowed"),
         ("/rules/2", "always_shadowed"),
     ]
+
+
+@pytest.mark.parametrize(
+    "asked",
+    [
+        lambda _: {},
+        lambda n: {"match": {"products": [f"p{n}", f"p{n + 1}"]}},
+        lambda n: {"when": {"min_amount": 2000 - n}, "stacking": "last"},
+        lambda n: {"when": {"attributes": [{"name": "a", "op": "==", "value": n}]}},
+    ],
+)
+def test_two_thousand_rules_that_count_alone_are_looked_at_in_a_moment(
+    asked: Callable[[int], dict[str, Any]],
+) -> None:
+    """Publishing has 10 seconds; held against each other one by one they took 30."""
+    rules = [rule(f"r{n}", **{"stacking": "exclusive"} | asked(n)) for n in range(2000)]
+    program = parse(smallest(rules=rules))
+    began = time.process_time()
+    assert warnings(program, NOW) == []
+    assert time.process_time() - began < 1
+
+
+def test_a_rule_far_behind_is_told_of_the_first_that_shadows_it() -> None:
+    odd = [rule(f"r{n}", stacking="last", match={"products": [f"p{n}"]}) for n in range(1500)]
+    shadowed = rule("late", match={"products": ["p1200"]})
+    everything = rule("all", stacking="last")
+    program = parse(smallest(rules=[*odd, everything, everything | {"rule_id": "b"}, shadowed]))
+    assert [(f.pointer, f.detail.split()[1]) for f in warnings(program, NOW)] == [
+        ("/rules/1501", "all"),
+        ("/rules/1502", "r1200"),
+    ]
+
+
+def test_more_warnings_than_an_answer_holds_are_not_told() -> None:
+    rules = [rule(f"r{n}", stacking="last") for n in range(MOST_FAULTS + 2)]
+    assert len(warnings(parse(smallest(rules=rules)), NOW)) == MOST_FAULTS
 
 
 def test_programs_that_mean_what_they_say_have_no_warnings() -> None:

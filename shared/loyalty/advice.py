@@ -4,14 +4,19 @@ Publishing refuses contradictions; these are warnings, and the program is publis
 A warning is only given where it is certain.
 """
 
-from collections.abc import Iterator
+from bisect import bisect_left, bisect_right
+from collections import Counter
+from collections.abc import Hashable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from datetime import date, datetime, timedelta
+from itertools import accumulate, batched, chain, islice
+from operator import or_
 
 from loyalty.celebrations import CAUGHT_UP_DAYS
 from loyalty.dates import Duration, minus
 from loyalty.fields import PURCHASES, WEEKDAYS, LocalTime
 from loyalty.program import Match, Program, Rule, When
-from loyalty.validation import Fault
+from loyalty.validation import MOST_FAULTS, Fault
 
 # What events that the service raises itself never carry. Birthdays and anniversaries, whose
 # programs are refused for it, are not among them.
@@ -22,21 +27,26 @@ LACKING = {
     "check_in": ("channels", "attributes"),
 }
 
+AT_ONCE = 1024
+"""Rules that are looked at in one go: more of them take more memory for each day, amount and name
+that they ask for."""
+
 EVERYTHING = When()
 ALL_LINES = Match()
 
 
 def warnings(program: Program, now: datetime) -> list[Fault]:
     """Rules, campaigns and offers that can never fire from `now` on, and rules that another one
-    always shadows, each with its place in the document."""
+    always shadows, each with its place in the document; the first MOST_FAULTS of them."""
     today = now.astimezone(program.zone).date()
-    return [
-        *_ended(program, today),
-        *_without_day(program),
-        *_lacking(program),
-        *_nowhere(program),
-        *_shadowed(program),
-    ]
+    found = chain(
+        _ended(program, today),
+        _without_day(program),
+        _lacking(program),
+        _nowhere(program),
+        _shadowed(program),
+    )
+    return list(islice(found, MOST_FAULTS))
 
 
 def _ended(program: Program, today: date) -> Iterator[Fault]:
@@ -111,83 +121,160 @@ def _nowhere(program: Program) -> Iterator[Fault]:
     for i, rule in enumerate(program.rules):
         if rule.trigger != "check_in":
             continue
-        places = set(rule.when.locations) if rule.when and rule.when.locations else open_
-        if not places & open_:
+        places = rule.when.locations if rule.when and rule.when.locations else open_
+        if open_.isdisjoint(places):
             yield Fault(f"/rules/{i}", "never_fires", "nobody can check in at its locations")
 
 
 def _shadowed(program: Program) -> Iterator[Fault]:
     """Rules that never count because another one ends or excludes them whenever they fire."""
-    order = sorted(range(len(program.rules)), key=lambda i: -program.rules[i].priority)
+    rules = program.rules
+    order = sorted(range(len(rules)), key=lambda i: -rules[i].priority)
     place = {index: at for at, index in enumerate(order)}
-    ending = [i for i in order if program.rules[i].stacking == "last"]
-    strong = [i for i in order if program.rules[i].stacking != "stack"]
-    for index, rule in enumerate(program.rules):
-        for other_index in strong:
-            other = program.rules[other_index]
-            if other_index == index or other.frequency or not _covers(other, rule):
+    ending = [at for at, index in enumerate(order) if rules[index].stacking == "last"]
+    strong = [i for i in order if rules[i].stacking != "stack" and not rules[i].frequency]
+    asked = [_Asked.by(rule) for rule in rules]
+    shadows: dict[int, int] = {}
+    for part in batched(strong, AT_ONCE, strict=False):
+        wide = _Wide([asked[i] for i in part])
+        places = [place[i] for i in part]
+        falling = [-rules[i].priority for i in part]
+        last = _bits(n for n, i in enumerate(part) if rules[i].stacking == "last")
+        exclusive = _below(len(part)) & ~last
+        for index, rule in enumerate(rules):
+            if index in shadows:
                 continue
-            earlier = place[other_index] < place[index]
-            if other.stacking == "last":
-                shadows = earlier
-            else:
-                # A rule that ends the evaluation may keep a later exclusive one out of it.
-                between = range(place[index], place[other_index])
-                kept_out = any(place[i] in between for i in ending)
-                shadows = _excludes(other, rule) and (earlier or not kept_out)
-            if shadows:
-                detail = f"rule {other.rule_id} fires whenever it does, and it never counts"
-                yield Fault(f"/rules/{index}", "always_shadowed", detail)
-                break
+            at = place[index]
+            found = last & _below(bisect_left(places, at))
+            if rule.stacking == "exclusive":
+                # Of two exclusive ones of one priority the one that grants most counts.
+                found |= exclusive & _below(bisect_left(falling, -rule.priority))
+            elif rule.earn.multiply is None:
+                # A rule that ends the evaluation may keep a later exclusive one out of it. Line
+                # multipliers stay in force beside an exclusive rule.
+                end = bisect_left(ending, at)
+                reach = ending[end] if end < len(ending) else len(order)
+                found |= exclusive & _below(bisect_right(places, reach))
+            if found := found and found & wide.covering(asked[index]):
+                shadows[index] = part[(found & -found).bit_length() - 1]
+    for index, other in sorted(shadows.items()):
+        detail = f"rule {rules[other].rule_id} fires whenever it does, and it never counts"
+        yield Fault(f"/rules/{index}", "always_shadowed", detail)
 
 
-def _excludes(exclusive: Rule, rule: Rule) -> bool:
-    """Whether the rule does not count where the exclusive one fires too."""
-    if rule.earn.multiply is not None:
-        return False  # line multipliers stay in force beside an exclusive rule
-    # Of two exclusive ones of one priority the one that grants most counts.
-    return rule.stacking != "exclusive" or rule.priority < exclusive.priority
+def _bits(numbers: Iterable[int]) -> int:
+    return sum(1 << n for n in numbers)
 
 
-def _covers(wide: Rule, narrow: Rule) -> bool:
-    """Whether `wide` surely fires whenever `narrow` does."""
-    if wide.trigger != narrow.trigger and not (
-        wide.trigger == "purchase" and narrow.trigger in PURCHASES
-    ):
-        return False
-    outer, inner = wide.when or EVERYTHING, narrow.when or EVERYTHING
-    lists = ("channels", "locations", "groups", "tiers", "weekdays")
-    return (
-        all(_holds(getattr(outer, name), getattr(inner, name)) for name in lists)
-        and (not outer.hours or outer.hours == inner.hours)
-        and set(outer.attributes) <= set(inner.attributes)
-        and (outer.min_amount or 0) <= (inner.min_amount or 0)
-        and _starts_before(outer.from_, inner.from_)
-        and _ends_after(outer.until, inner.until)
-        and _counts_more(wide.match or ALL_LINES, narrow.match or ALL_LINES)
-    )
+def _below(n: int) -> int:
+    """The first n bits."""
+    return (1 << n) - 1
 
 
-def _holds(wide: tuple[object, ...], narrow: tuple[object, ...]) -> bool:
-    return not wide or (bool(narrow) and set(narrow) <= set(wide))
+@dataclass(frozen=True, slots=True)
+class _Asked:
+    """What a rule asks for: one of the values of each kind in `any_of` that has some, everything in
+    `all_of`, at least `min_amount`, and a time from `from_` to `until`."""
+
+    any_of: Mapping[str, tuple[Hashable, ...]]
+    all_of: frozenset[Hashable]
+    min_amount: int
+    from_: LocalTime | None
+    until: LocalTime | None
+
+    @classmethod
+    def by(cls, rule: Rule) -> "_Asked":
+        when, match = rule.when or EVERYTHING, rule.match or ALL_LINES
+        lines = ("products", "categories", "brands")
+        any_of: dict[str, tuple[Hashable, ...]] = {
+            # A first purchase is a purchase too.
+            "triggers": tuple(PURCHASES) if rule.trigger == "purchase" else (rule.trigger,),
+            "hours": (when.hours,) if when.hours else (),
+            "discounted": () if match.discounted is None else (match.discounted,),
+        }
+        for name in ("channels", "locations", "groups", "tiers", "weekdays"):
+            any_of[name] = getattr(when, name)
+        for name in lines:
+            any_of[name] = getattr(match, name)
+        excluded = ((name, value) for name in lines for value in getattr(match.exclude, name))
+        all_of = frozenset((*when.attributes, *excluded))
+        return cls(any_of, all_of, when.min_amount or 0, when.from_, when.until)
+
+    @property
+    def begins(self) -> int:
+        """The number of its first day; less than that of any day where it has none."""
+        return 0 if self.from_ is None else self.from_.day.toordinal()
+
+    @property
+    def ends(self) -> int:
+        """That of its last day, negative, so that more time is less here too."""
+        return -date.max.toordinal() - 1 if self.until is None else -self.until.day.toordinal()
 
 
-def _starts_before(wide: LocalTime | None, narrow: LocalTime | None) -> bool:
-    return wide is None or ((narrow is not None and wide == narrow) or _earlier(wide, narrow))
+class _Wide:
+    """Rules, each a bit, by what they ask for, so that it takes a few operations to tell which of
+    them surely fire whenever another rule does."""
+
+    def __init__(self, rules: Sequence[_Asked]) -> None:
+        self._asking: dict[str, int] = {}
+        self._naming: dict[tuple[str, Hashable], int] = {}
+        self._from: dict[LocalTime | None, int] = {}
+        self._until: dict[LocalTime | None, int] = {}
+        whole: dict[frozenset[Hashable], int] = {}
+        for n, asked in enumerate(rules):
+            bit = 1 << n
+            for kind, values in asked.any_of.items():
+                for value in values:
+                    self._asking[kind] = self._asking.get(kind, 0) | bit
+                    self._naming[kind, value] = self._naming.get((kind, value), 0) | bit
+            self._from[asked.from_] = self._from.get(asked.from_, 0) | bit
+            self._until[asked.until] = self._until.get(asked.until, 0) | bit
+            whole[asked.all_of] = whole.get(asked.all_of, 0) | bit
+        self._nothing = whole.pop(frozenset(), 0)
+        # Everything that a rule asks for is only compared where the rarest part of it is there.
+        common = Counter(chain.from_iterable(whole))
+        self._whole: dict[Hashable, list[tuple[frozenset[Hashable], int]]] = {}
+        for all_of, bits in whole.items():
+            rarest = min(all_of, key=common.__getitem__)
+            self._whole.setdefault(rarest, []).append((all_of, bits))
+        self._amounts = _Rising(asked.min_amount for asked in rules)
+        self._begins = _Rising(asked.begins for asked in rules)
+        self._ends = _Rising(asked.ends for asked in rules)
+
+    def covering(self, narrow: _Asked) -> int:
+        """Those that surely fire whenever a rule does that asks for this."""
+        found = self._amounts.up_to(narrow.min_amount)
+        # Of two times on one day nothing is said, unless they are the same.
+        found &= self._begins.up_to(narrow.begins - 1) | self._from.get(narrow.from_, 0)
+        found &= self._ends.up_to(narrow.ends - 1) | self._until.get(narrow.until, 0)
+        for kind, asking in self._asking.items():
+            if not found:
+                return 0
+            values = narrow.any_of[kind]
+            accepting = asking if values else 0
+            for value in values:
+                accepting &= self._naming.get((kind, value), 0)
+                if not accepting:
+                    break
+            found &= ~asking | accepting
+        asked = self._nothing
+        for part in narrow.all_of:
+            for all_of, bits in self._whole.get(part, ()):
+                if all_of <= narrow.all_of:
+                    asked |= bits
+        return found & asked
 
 
-def _earlier(one: LocalTime, other: LocalTime | None) -> bool:
-    return other is not None and one.day < other.day
+class _Rising:
+    """Rules, each a bit, by a number that each of them has."""
 
+    def __init__(self, numbers: Iterable[int]) -> None:
+        bits: dict[int, int] = {}
+        for n, number in enumerate(numbers):
+            bits[number] = bits.get(number, 0) | 1 << n
+        self._numbers = sorted(bits)
+        self._bits: list[int] = [0, *accumulate((bits[n] for n in self._numbers), or_)]
 
-def _ends_after(wide: LocalTime | None, narrow: LocalTime | None) -> bool:
-    return wide is None or (narrow is not None and (wide == narrow or narrow.day < wide.day))
-
-
-def _counts_more(wide: Match, narrow: Match) -> bool:
-    out, inside = wide.exclude, narrow.exclude
-    return all(
-        _holds(getattr(wide, name), getattr(narrow, name))
-        and set(getattr(out, name)) <= set(getattr(inside, name))
-        for name in ("products", "categories", "brands")
-    ) and wide.discounted in (None, narrow.discounted)
+    def up_to(self, number: int) -> int:
+        """Those whose number is not above this one."""
+        return self._bits[bisect_right(self._numbers, number)]
