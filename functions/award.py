@@ -17,7 +17,7 @@ handler = App()
 AFTER_REFUNDS: Final = "1"
 """The sort key of an award whose refunds came first: the first of them stands where it would."""
 WAITING_REFUNDS: Final = 20
-"""Refunds that may wait for one event."""
+"""Refunds that may wait for one event that has not come."""
 
 
 @handler.route(
@@ -93,9 +93,10 @@ def reverse(request: Request, command: Reversal) -> Response:
     before its event waits for it."""
     program_id = request.program_id
     partition = event_partition(command.event_id)
-    for _ in range(WAITING_REFUNDS):
+    # Whoever loses a turn loses it to another refund, which is one nearer to the limit.
+    for _ in range(WAITING_REFUNDS + 1):
         entries, waiting = store().standing(program_id, partition)
-        known = _waiting(request, command, waiting)
+        known = _acknowledged(request, command, waiting)
         if known is not None:
             return known
         event = _event(entries)
@@ -103,6 +104,8 @@ def reverse(request: Request, command: Reversal) -> Response:
             return _reversed(request, command, event)
         if entries or command.event_id.startswith(CHECK_IN_EVENT):
             break  # under an Idempotency-Key may stand a command that is no event, or come to
+        if len(waiting) >= WAITING_REFUNDS:
+            raise Refusal("more_than_bought", "Too many refunds wait for this event.")
         refund = Waiting(
             program_id,
             partition,
@@ -116,7 +119,7 @@ def reverse(request: Request, command: Reversal) -> Response:
     raise Refusal("event_not_found", "No event of this id has been awarded.")
 
 
-def _waiting(request: Request, command: Reversal, waiting: list[Waiting]) -> Response | None:
+def _acknowledged(request: Request, command: Reversal, waiting: list[Waiting]) -> Response | None:
     """The first answer again to a refund that came before its event."""
     for waits in waiting:
         if waits.refund is not None and waits.refund["refund_id"] == command.refund_id:
@@ -124,8 +127,6 @@ def _waiting(request: Request, command: Reversal, waiting: list[Waiting]) -> Res
                 raise KeyReused
             again = {"Idempotency-Replayed": "true"}
             return Response(projections.waiting_refund(command), 202, again)
-    if len(waiting) >= WAITING_REFUNDS:
-        raise Refusal("more_than_bought", "Too many refunds wait for this event.")
     return None
 
 

@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 
+from award import WAITING_REFUNDS
 from loyalty import earning, edge
 from loyalty.commands import Event, Redemption, Reversal
 from loyalty.dates import milliseconds
@@ -103,6 +104,32 @@ def test_what_does_not_fit_the_purchase_is_left_out(house: House) -> None:
     answer = done(workers.purchase("order", "ana", 500, 1000))
     assert answer["reversed_points"] in (5, 10)
     assert house.balance() == 15 - answer["reversed_points"]
+
+
+@pytest.mark.parametrize("early", [WAITING_REFUNDS - 1, WAITING_REFUNDS])
+def test_after_the_purchase_its_early_refunds_stand_in_nobodys_way(
+    house: House, early: int
+) -> None:
+    house.open()
+    for n in range(early):
+        waits("order", f"early-{n}", amount=100)
+    done(workers.purchase("order", "ana", 5000))
+    later = done(workers.reverse("order", "later", amount=100))
+    assert (later["points"], house.balance()) == (1, 50 - early - 1)
+    again = send(workers.reverse("order", "early-3", amount=100))
+    assert (again.status, again.replayed) == (202, True)
+    assert done(workers.reverse("order", "rest"))["balance"] == house.balance() == 0
+
+
+def test_so_many_refunds_wait_for_an_event_and_no_more(house: House) -> None:
+    house.open()
+    for n in range(WAITING_REFUNDS):
+        waits("order", f"early-{n}", amount=100)
+    before = Books.read(house.direct, house.tables)
+    answer = send(workers.reverse("order", "more", amount=100))
+    assert (answer.status, answer.body["code"]) == (409, "more_than_bought")
+    assert Books.read(house.direct, house.tables) == before
+    assert done(workers.purchase("order", "ana", 5000))["reversed_points"] == WAITING_REFUNDS
 
 
 def test_a_referral_and_a_first_purchase_that_came_back_before_pay_nothing(house: House) -> None:
