@@ -17,6 +17,7 @@ from hypothesis import strategies as st
 
 from loyalty import edge, projections
 from loyalty.budgets import SLOTS, slot
+from loyalty.dates import milliseconds, rfc3339
 from loyalty.decisions import stock_id
 from loyalty.lots import advance
 from loyalty.model import NEVER, Account, Counts, Entry, Posting, Refusal
@@ -191,6 +192,23 @@ def test_points_whose_date_passed_while_held_go_at_once_and_the_ledger_shows_it(
         ("expire", -10, 5),
         (how, 0, 15),
     ]
+
+
+@pytest.mark.parametrize("written", ["by a sweep", "before a command"])
+def test_a_lapse_is_dated_at_the_end_of_its_hold(written: str) -> None:
+    ledger = member(100)
+    held = ledger.redeem(NOW, 70, hold=True)
+    later = NOW + 2 * DAY
+    entry = ledger.sweep(later) if written == "by a sweep" else ledger.redeem(later, 10)
+    assert entry
+    rows = projections.history_rows(ledger.rulebook, entry)
+    [lapse] = [row for row in rows if row["kind"] == "lapse"]
+    assert (lapse["occurred_at"], lapse["recorded_at"]) == (
+        "2026-03-10T12:30:00Z",
+        "2026-03-12T12:00:00Z",
+    )
+    [begun] = projections.history_rows(ledger.rulebook, held)
+    assert begun["occurred_at"] == "2026-03-10T12:00:00Z"
 
 
 def test_points_come_back_with_the_dates_they_had() -> None:
@@ -726,6 +744,7 @@ def test_a_sweep_brings_back_the_pieces_of_lapsed_holds(house: House) -> None:
         ("lapse", 0, 100),
         ("hold", 0, 60),
     ]
+    assert history[0]["occurred_at"] == rfc3339(milliseconds(NOON) + HALF_AN_HOUR)
     assert house.balances() == {"ana": (100, 0), "ben": (100, 0)}
 
 

@@ -6,6 +6,7 @@ differ.
 
 from collections.abc import Iterable, Iterator
 from typing import Any, Literal, NotRequired, TypedDict, cast
+from zoneinfo import ZoneInfo
 
 from loyalty.adjusting import adjustment_id
 from loyalty.codes import Secrets, voucher_code
@@ -666,16 +667,13 @@ def history_rows(rulebook: Rulebook, entry: Entry) -> Iterator[HistoryRow]:
     balance_after = entry.balance
     for posting in reversed(entry.postings or (Posting(entry.kind, 0),)):
         is_own = not entry.postings or posting in entry.own_postings
-        occurred = entry.occurred_at
-        if posting.kind in BY_ITSELF:
-            occurred = milliseconds(day_begins(from_day_number(posting.on), zone))
         row: HistoryRow = {
             "entry_id": entry_id(entry),
             "seq": entry.seq,
             "kind": entry.kind if is_own and entry.kind not in _MANY else posting.kind,
             "points": posting.points,
             "balance_after": balance_after,
-            "occurred_at": rfc3339(occurred),
+            "occurred_at": rfc3339(_occurred_at(entry, posting, zone)),
             "recorded_at": rfc3339(entry.recorded_at),
             "event_id": event_id(entry) if is_own else None,
             "reason": entry.reason or None if is_own else None,
@@ -684,3 +682,13 @@ def history_rows(rulebook: Rulebook, entry: Entry) -> Iterator[HistoryRow]:
             row["explanation"] = explanation_of(rulebook, entry)
         yield row
         balance_after -= posting.balance_change
+
+
+def _occurred_at(entry: Entry, posting: Posting, zone: ZoneInfo) -> int:
+    """When a posting happened (milliseconds): a lapse at its hold's end, whatever else fell due by
+    itself at the beginning of its day, the rest with its entry."""
+    if posting.kind not in BY_ITSELF:
+        return entry.occurred_at
+    if posting.hold is not None:
+        return posting.hold.until
+    return milliseconds(day_begins(from_day_number(posting.on), zone))
