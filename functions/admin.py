@@ -22,8 +22,8 @@ from loyalty.edge import (
     publish_delay,
     store,
 )
+from loyalty.limits import colliding
 from loyalty.model import Refusal
-from loyalty.rules import colliding
 from loyalty.store import Version, in_force
 from loyalty.validation import Fault, Faults, publishable
 from loyalty.verification import LAWS, Violation

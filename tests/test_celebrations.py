@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 
 from loyalty.celebrations import CAUGHT_UP_DAYS, Celebration, celebrate, due, feasts
 from loyalty.decisions import Decision
-from loyalty.limits import token
+from loyalty.limits import ONCE
 from loyalty.model import Account, Count, Counts, Known
 from loyalty.rules import Rulebook
 from loyalty.validation import parse
@@ -460,7 +460,7 @@ def test_a_birthday_is_dated_by_noon_of_its_day_and_counts_as_activity() -> None
     assert entry.occurred_at == instant("2026-01-08T12:00", "Europe/Paris")
     assert entry.recorded_at == NOW
     assert (entry.points, entry.lifetime, entry.active_on) == (100, 100, BIRTHDAY_ON.on)
-    once = Count("year", 2026, token("once", "birthday"), 1)
+    once = Count("year", 2026, ONCE["birthday"], 1)
     assert once in entry.counts
 
 
@@ -472,7 +472,7 @@ def test_no_celebration_is_dated_after_the_moment_it_is_written_down() -> None:
 
 
 def test_a_day_that_was_paid_under_another_id_is_not_paid_again() -> None:
-    names = {kind: token("once", kind) for kind in ("birthday", "anniversary")}
+    names = {kind: ONCE[kind] for kind in ("birthday", "anniversary")}
     for kind, is_paid in (("birthday", False), ("anniversary", True)):
         counters = {"year": Counts(2026, {names[kind]: 1})}
         assert (paid(member={"counters": counters}) is not None) is is_paid

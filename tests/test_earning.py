@@ -12,17 +12,17 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
-from loyalty import rules
+from loyalty import limits
 from loyalty.codes import CheckInCode, check_in_code
 from loyalty.commands import Event
 from loyalty.dates import rfc3339
 from loyalty.decisions import Decision, Guard
 from loyalty.earning import complete_profile, scanned_location, update
-from loyalty.limits import Usage, token
+from loyalty.limits import ONCE, PROGRAM_POINTS, Usage, colliding, token
 from loyalty.model import Account, Count, Counts, Entry, Known, Refusal
 from loyalty.projections import Explained, awarded, checked_in
 from loyalty.refunds import Given
-from loyalty.rules import Rulebook, colliding, decimal, explain, reasons_of, spread
+from loyalty.rules import Rulebook, decimal, explain, reasons_of, spread
 from loyalty.validation import parse
 from tests.programs import smallest
 from tests.strategies import (
@@ -1288,8 +1288,8 @@ def test_counters_have_the_names_that_publishing_compares() -> None:
     assert counts == {
         ("day", token("points", "base")): 7,
         ("ever", token("times", "base")): 1,
-        ("ever", token("program", "points")): 7,
-        ("ever", token("once", "first_purchase")): 1,
+        ("ever", PROGRAM_POINTS): 7,
+        ("ever", ONCE["first_purchase"]): 1,
     }
 
 
@@ -1303,6 +1303,7 @@ def test_counters_have_the_names_that_publishing_compares() -> None:
         ("points", "base"),
         ("times", "base"),
         ("location", "here"),
+        ("times", "@referral"),
     ],
 )
 @pytest.mark.parametrize("one", [("program", "points"), ("program", "transfers")])
@@ -1321,7 +1322,7 @@ def test_no_two_counters_may_share_a_name(
     def alike(*pair: str) -> str:
         return "same" if pair in (one, other) else " ".join(pair)
 
-    monkeypatch.setattr(rules, "token", alike)
+    monkeypatch.setattr(limits, "_hashed", alike)
     assert colliding(program) == ((one[1], other[1]) if one != other else None)
 
 
@@ -1464,12 +1465,12 @@ def completed(document: dict[str, Any], **member: Any) -> Decision:
 def test_a_completed_profile_is_paid_once_for_ever() -> None:
     paying = rule("whole", trigger="profile_completed", earn={"points": 20})
     [entry] = completed(smallest(rules=[paying])).entries
-    once = Count("ever", 0, token("once", "profile_completed"), 1)
+    once = Count("ever", 0, ONCE["profile_completed"], 1)
     assert (entry.points, entry.counts) == (20, (once,))
     paid = {"ever": Counts(0, {once.name: 1})}
     with refused("nothing_due"):
         completed(smallest(rules=[paying]), counters=paid)
-    other = {"ever": Counts(0, {token("once", "birthday"): 1})}
+    other = {"ever": Counts(0, {ONCE["birthday"]: 1})}
     assert completed(smallest(rules=[paying]), counters=other).entries[0].points == 20
 
 

@@ -47,7 +47,7 @@ BESIDE = {
     # What holds the laws against stored items knows how they are stored, and touches no table.
     "verification": {
         "dates", "model", "program", "codes", "limits", "rules", "decisions", "redeeming",
-        "referrals", "transfers", "refunds", "earning", "wire",
+        "refunds", "earning", "wire",
     },
 }  # fmt: skip
 """Modules beside the domain, and what each may import; the domain imports none of them."""

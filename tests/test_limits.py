@@ -11,6 +11,10 @@ import pytest
 from loyalty.dates import Duration, Per
 from loyalty.limits import (
     FOREVER,
+    ONCE,
+    POINTS_SENT,
+    PROGRAM_POINTS,
+    REFERRALS,
     Subject,
     Usage,
     cooled_down,
@@ -50,6 +54,7 @@ def entry(seq: int, recorded_at: int, **more: Any) -> Entry:
         ("points", "a rule of long ago", "DnR_N-"),
         ("times", "a rule of long ago", "OCfEMg"),
         ("reward", "a reward of long ago", "7pBA_m"),
+        ("location", "a place of long ago", "VATQ1I"),
     ],
 )
 def test_a_counter_has_the_name_under_which_it_was_always_stored(
@@ -57,6 +62,17 @@ def test_a_counter_has_the_name_under_which_it_was_always_stored(
 ) -> None:
     token.cache_clear()
     assert token(subject, name) == written
+
+
+def test_counters_of_every_program_have_the_names_under_which_they_were_always_stored() -> None:
+    assert ONCE == {
+        "first_purchase": "YNTawb",
+        "profile_completed": "-N-9MP",
+        "referral": "ypAiCf",
+        "birthday": "H6JfoT",
+        "anniversary": "8LfWmC",
+    }
+    assert (PROGRAM_POINTS, POINTS_SENT, REFERRALS) == ("8-lXIl", "_Zj8Ud", "MVzsvO")
 
 
 @pytest.mark.parametrize(

@@ -15,7 +15,7 @@ from loyalty import earning, edge
 from loyalty.commands import Event
 from loyalty.dates import milliseconds
 from loyalty.decisions import Decision, Guard, event_partition
-from loyalty.limits import token
+from loyalty.limits import ONCE
 from loyalty.model import Account, Count, Known
 from loyalty.referrals import same_person
 from loyalty.rules import Rulebook, explain
@@ -474,7 +474,7 @@ def test_what_both_sides_get_is_told_and_drawn_in_one(
     assert own.lifetime == points[0]
     assert own.explanation == told
     assert decision.draws == told.get("b", {})
-    assert Count("ever", 0, token("once", "referral"), 1) in own.counts
+    assert Count("ever", 0, ONCE["referral"], 1) in own.counts
 
 
 @pytest.mark.parametrize(

@@ -14,7 +14,7 @@ from loyalty.commands import Event
 from loyalty.dates import day_begins, day_number, from_day_number, milliseconds
 from loyalty.decisions import Decision, Draft, Guard, may_earn
 from loyalty.earning import granted
-from loyalty.limits import Usage, token
+from loyalty.limits import ONCE, Usage
 from loyalty.model import Account, Day, Known
 from loyalty.rules import Rulebook
 
@@ -85,7 +85,7 @@ def celebrate(
     )
     usage = Usage(draft.before, on, rulebook.program.zone, known.history)
     # Kept with the account too, so that two that are merged are not paid twice for one day.
-    once = token("once", celebration.kind)
+    once = ONCE[celebration.kind]
     if usage.used("year", once):
         return None
     evaluation = rulebook.evaluate(draft.account, event, occurred_at, usage, known.budgets)

@@ -13,6 +13,8 @@ from loyalty.decisions import Decision, Draft, Guard, Record, may_earn
 from loyalty.limits import (
     FOREVER,
     FUTURE_TOLERANCE,
+    ONCE,
+    PROGRAM_POINTS,
     Usage,
     cooled_down,
     free_again,
@@ -152,7 +154,7 @@ def complete_profile(
     nothing for now: what a member may do once is not used up by what gave nothing.
     """
     account = known.account(event.member_id)
-    once = Count("ever", 0, token("once", "profile_completed"), 1)
+    once = Count("ever", 0, ONCE["profile_completed"], 1)
     if account.counter("ever", 0, once.name):
         raise Refusal("nothing_due", "This profile was completed before.")
     decision = award(rulebook, known, guard, event, now, counts=(once,))
@@ -218,7 +220,7 @@ def granted(
     if referral is not None:
         referrals.grant(draft, referral.referred_points, day)
         points += referral.referred_points
-        counts = (*counts, Count("ever", 0, referrals.ONCE, 1))
+        counts = (*counts, Count("ever", 0, ONCE["referral"], 1))
         _explain_referral(explanation, referral, evaluation)
         both = referral.referred_points + referral.referrer_points
         if draft.rulebook.program.budget is not None and both:
@@ -464,7 +466,7 @@ def _rules_allow_from(rulebook: Rulebook, evaluation: Evaluation, usage: Usage, 
         again = _allowed_from(rule.frequency, token("times", rule.rule_id), usage, at, rulebook)
         for limits, name in (
             (rule.limits, token("points", rule.rule_id)),
-            (program.limits, token("program", "points")),
+            (program.limits, PROGRAM_POINTS),
         ):
             for limit in limits:
                 if limit.per != "transaction" and usage.used(limit.per, name) >= limit.points:

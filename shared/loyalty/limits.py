@@ -5,11 +5,11 @@ current window of each kind; an event of an earlier one is counted from the hist
 """
 
 from base64 import urlsafe_b64encode
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from datetime import date, datetime, timedelta
 from functools import lru_cache
 from hashlib import blake2b
-from typing import Literal
+from typing import Final, Literal, get_args
 from zoneinfo import ZoneInfo
 
 from loyalty.dates import (
@@ -35,8 +35,13 @@ from loyalty.model import (
     Refusal,
     brings_another,
 )
+from loyalty.program import Program
 
-type Subject = Literal["points", "times", "program", "location", "once", "reward"]
+type Subject = Literal["points", "times", "location", "reward"]
+"""What is counted by an id: points and times of a rule, scans of a location, redemptions of a
+reward."""
+type Once = Literal["first_purchase", "profile_completed", "referral", "birthday", "anniversary"]
+"""What a member is paid for once, for ever or in a year."""
 
 FUTURE_TOLERANCE = timedelta(minutes=5)
 """How far ahead of our clock an event may be dated: clocks of tills run fast."""
@@ -45,13 +50,57 @@ FOREVER = 2**53
 
 
 @lru_cache(maxsize=8192)
-def token(subject: Subject, name: str) -> str:
+def token(subject: Subject, identity: str) -> str:
     """The name of a counter in the table: 36 bits of a hash, so that long ids cost no room.
 
     Publishing refuses a program in which two counters would share a token.
     """
+    return _hashed(subject, identity)
+
+
+def _hashed(subject: str, name: str) -> str:
     digest = blake2b(f"{subject}:{name}".encode(), digest_size=6).digest()
     return urlsafe_b64encode(digest).decode()[:6]
+
+
+_FIXED: Final[list[tuple[str, str]]] = []
+"""Counters that every program has."""
+
+
+def _fixed(subject: str, name: str) -> str:
+    _FIXED.append((subject, name))
+    return _hashed(subject, name)
+
+
+PROGRAM_POINTS: Final = _fixed("program", "points")
+"""Points of all rules."""
+POINTS_SENT: Final = _fixed("program", "transfers")
+"""By a member to others."""
+REFERRALS: Final = _fixed("times", "@referral")
+"""Friends that a referrer was paid for; no rule's id has an @."""
+ONCE: Final[Mapping[Once, str]] = {once: _fixed("once", once) for once in get_args(Once.__value__)}
+
+
+def _ids(program: Program, subject: Subject) -> list[str]:
+    match subject:
+        case "points" | "times":
+            return [rule.rule_id for rule in program.rules]
+        case "location":
+            return [location.location_id for location in program.locations]
+        case "reward":
+            return [reward.reward_id for reward in program.rewards]
+
+
+def colliding(program: Program) -> tuple[str, str] | None:
+    """Two names whose counters would share a token of 36 bits, if there are any."""
+    subjects: tuple[Subject, ...] = get_args(Subject.__value__)
+    named = ((subject, name) for subject in subjects for name in _ids(program, subject))
+    seen: dict[str, tuple[str, str]] = {}
+    for pair in (*_FIXED, *named):
+        other = seen.setdefault(_hashed(*pair), pair)
+        if other != pair:
+            return other[1], pair[1]
+    return None
 
 
 class Usage:

@@ -9,14 +9,10 @@ from typing import Literal
 
 from loyalty.dates import day_number
 from loyalty.decisions import Draft, Guard
-from loyalty.limits import Usage, token
+from loyalty.limits import ONCE, REFERRALS, Usage
 from loyalty.lots import available_on, credit, expiry
 from loyalty.model import Account, Count, Entry, Known, NeedsBudgets, Refusal
 from loyalty.rules import PROGRAM_BUDGET, Rulebook
-
-ONCE = token("once", "referral")
-REFERRALS = token("times", "@referral")
-"""Of a referrer; no rule's id has an @."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,7 +50,7 @@ def due(
         return None
     if terms.min_amount is not None and occasion == "first_purchase" and base < terms.min_amount:
         return None
-    if usage.used("ever", ONCE):
+    if usage.used("ever", ONCE["referral"]):
         return None
     referrer = _standing(known, referrer_id)
     if referrer is None or _each_other(known, draft.account, referrer):

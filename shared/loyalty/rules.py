@@ -34,7 +34,7 @@ from loyalty.dates import (
     milliseconds,
 )
 from loyalty.fields import PURCHASES, WEEKDAYS, LocalTime
-from loyalty.limits import Subject, Usage, cooled_down, token
+from loyalty.limits import ONCE, PROGRAM_POINTS, Usage, cooled_down, token
 from loyalty.lots import available_on, expiry
 from loyalty.model import MAX_POINTS, NEVER, Account, Count, Day, NeedsBudgets, Refusal
 from loyalty.program import (
@@ -75,15 +75,11 @@ PROGRAM_HIT: Final = -1
 CAMPAIGN_HIT: Final = -2
 BUDGET_HIT: Final = -3
 
-ONCE: Final = ("first_purchase", "profile_completed", "referral", "birthday", "anniversary")
-"""What a member is paid for once, for ever or in a year, by its counter."""
-
 _CODES: Final = {reason: code for code, reason in REASONS.items()}
 _GRANTED: Final = _CODES["granted"]
 _NO_LINE: Final = _CODES["no_matching_line"]
 _AFTER_LAST: Final = _CODES["after_last"]
-_FIRST_PURCHASE: Final = token("once", "first_purchase")
-_PROGRAM_POINTS: Final = token("program", "points")
+_FIRST_PURCHASE: Final = ONCE["first_purchase"]
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -1006,7 +1002,7 @@ class Rulebook:
             return False
         denominator = _on_one_denominator(parts)
         total = sum([part.numerator for part in parts])
-        most, bitten, _ = _cut((total, denominator), self._limits, _PROGRAM_POINTS, usage)
+        most, bitten, _ = _cut((total, denominator), self._limits, PROGRAM_POINTS, usage)
         hits += [LimitHit(PROGRAM_HIT, at) for at in bitten]
         if budget is not None and (most is None or budget < most) and total > budget * denominator:
             most = budget
@@ -1054,7 +1050,7 @@ class Rulebook:
                     spent.append(source)
         if total:
             spent += dict.fromkeys(multiplied.values())
-            counts += [usage.count(per, _PROGRAM_POINTS, total) for per in self._limit_windows]
+            counts += [usage.count(per, PROGRAM_POINTS, total) for per in self._limit_windows]
         for source in spent:
             pers = dict.fromkeys(f.per for f in source.frequencies if f.per is not None)
             counts += [usage.count(per, source.times_token, 1) for per in pers]
@@ -1199,22 +1195,6 @@ def _cut(
                 return 0, bitten, True
             numerator, denominator, ceiling = left, 1, left
     return ceiling, bitten, False
-
-
-def colliding(program: Program) -> tuple[str, str] | None:
-    """Two ids whose counters would share a token of 36 bits, if there are any."""
-    names: list[tuple[Subject, str]] = [("program", "points"), ("program", "transfers")]
-    names += [("once", once) for once in ONCE]
-    names += [("reward", reward.reward_id) for reward in program.rewards]
-    names += [("points", rule.rule_id) for rule in program.rules]
-    names += [("times", rule.rule_id) for rule in program.rules]
-    names += [("location", location.location_id) for location in program.locations]
-    seen: dict[str, tuple[Subject, str]] = {}
-    for pair in names:
-        other = seen.setdefault(token(*pair), pair)
-        if other != pair:
-            return other[1], pair[1]
-    return None
 
 
 def earning_base(program: Program, purchase: Purchase) -> tuple[int, ...]:

@@ -25,7 +25,14 @@ from loyalty.decisions import (
     may_spend,
     revived_on,
 )
-from loyalty.limits import FOREVER, FUTURE_TOLERANCE, Usage, free_again, limit_reached, token
+from loyalty.limits import (
+    FOREVER,
+    FUTURE_TOLERANCE,
+    POINTS_SENT,
+    Usage,
+    free_again,
+    limit_reached,
+)
 from loyalty.lots import credit
 from loyalty.model import (
     BY_ITSELF,
@@ -40,8 +47,6 @@ from loyalty.model import (
 from loyalty.program import Transfers
 from loyalty.rules import Rulebook, iso
 
-SENT = token("program", "transfers")
-"""The counter of points that a member has sent."""
 _ONE_DAY = Duration(days=1)
 _MONTHS_DIFFER_BY = Duration(days=-3)
 
@@ -92,7 +97,8 @@ def transfer(
     taken = tuple((end, -points) for end, points in lots)
     sender.post(Posting("transfer", sender.today, lots=taken))
     counts = tuple(
-        usage.count(per, SENT, command.points) for per in dict.fromkeys(m.per for m in terms.limits)
+        usage.count(per, POINTS_SENT, command.points)
+        for per in dict.fromkeys(m.per for m in terms.limits)
     )
     grants = [(receiver.today, end, points) for end, points in lots]
     revived = revived_on(receiver)
@@ -120,7 +126,7 @@ def _old_enough(sender: Draft, terms: Transfers) -> None:
 def _within_limits(usage: Usage, terms: Transfers, points: int, sender: Draft) -> None:
     """Refusal `limit_reached`, with the time from which all limits allow it; none where it is more
     than one of them ever allows."""
-    full = [m for m in terms.limits if usage.used(m.per, SENT) + points > m.points]
+    full = [m for m in terms.limits if usage.used(m.per, POINTS_SENT) + points > m.points]
     if full:
         again = free_again((m.per for m in full), usage.on, sender.rulebook.program.zone)
         if any(points > limit.points for limit in full):

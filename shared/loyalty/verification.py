@@ -20,13 +20,11 @@ from loyalty.codes import Secrets, voucher_code
 from loyalty.dates import Per, day_number, from_milliseconds, local_date
 from loyalty.decisions import redemption_id, stock_id
 from loyalty.earning import slot
-from loyalty.limits import token
+from loyalty.limits import ONCE, POINTS_SENT, PROGRAM_POINTS, REFERRALS, token
 from loyalty.model import Account, Broken, Day, Entry, Refusal
 from loyalty.program import Program
 from loyalty.redeeming import spent, voucher_key
-from loyalty.referrals import ONCE, REFERRALS
 from loyalty.rules import PROGRAM_BUDGET, Rulebook
-from loyalty.transfers import SENT
 from loyalty.wire import (
     Item,
     account_item,
@@ -199,11 +197,11 @@ class Terms:
 
 def _ceilings(program: Program) -> Mapping[tuple[Per, str], int]:
     found: dict[tuple[Per, str], int] = {
-        ("ever", ONCE): 1,
-        ("ever", token("once", "first_purchase")): 1,
-        ("ever", token("once", "profile_completed")): 1,
-        ("year", token("once", "birthday")): 1,
-        ("year", token("once", "anniversary")): 1,
+        ("ever", ONCE["referral"]): 1,
+        ("ever", ONCE["first_purchase"]): 1,
+        ("ever", ONCE["profile_completed"]): 1,
+        ("year", ONCE["birthday"]): 1,
+        ("year", ONCE["anniversary"]): 1,
     }
 
     def at_most(per: Per | None, name: str, most: int) -> None:
@@ -215,7 +213,7 @@ def _ceilings(program: Program) -> Mapping[tuple[Per, str], int]:
             if limit.per != "transaction":
                 at_most(limit.per, name, limit.points)
 
-    points(program.limits, token("program", "points"))
+    points(program.limits, PROGRAM_POINTS)
     for rule in program.rules:
         points(rule.limits, token("points", rule.rule_id))
         for frequency in rule.frequency:
@@ -226,7 +224,7 @@ def _ceilings(program: Program) -> Mapping[tuple[Per, str], int]:
     for reward in program.rewards:
         for times in reward.limits:
             at_most(times.per, token("reward", reward.reward_id), times.times)
-    points(program.transfers.limits if program.transfers else (), SENT)
+    points(program.transfers.limits if program.transfers else (), POINTS_SENT)
     for brought in program.referral.limits if program.referral else ():
         at_most(brought.per, REFERRALS, brought.times)
     return found
