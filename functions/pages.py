@@ -26,7 +26,7 @@ class LocationCode(TypedDict):
 def page(request: Request) -> Response:
     """The page of a scanned code, in the program's branding."""
     code = request.path["code"]
-    if code == "signed-in":
+    if f"/c/{code}" == pages.SIGNED_IN_PATH:
         return _html(pages.signed_in(sign_in()))
     # Without a genuine signature no program is looked up: the answer takes as long for all.
     signed = read_check_in_code(secrets(), code)

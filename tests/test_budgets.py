@@ -197,7 +197,7 @@ def test_a_campaign_gives_what_its_budget_has_left_and_ends_with_it(
     assert len(found.hits) == (left < 20)
     # Used up, it is no factor of the award any more.
     [row] = found.rows
-    assert [factor.id for factor in row.factors] == (["spring"] if drawn else [])
+    assert [factor.multiplier for factor in row.factors] == ([3] if drawn else [])
 
 
 def test_a_campaign_that_lowers_an_award_holds_as_long_as_its_budget_does() -> None:
@@ -269,7 +269,7 @@ def test_campaigns_with_and_without_a_budget_are_told_in_the_order_of_the_docume
     for left, points in ((100, 60), (29, 59)):
         found = bought(document, 1000, {"campaign:paid": left})
         assert found.points == points
-        assert [factor.id for factor in found.rows[0].factors] == ["paid", "free"]
+        assert [factor.multiplier for factor in found.rows[0].factors] == [2, 3]
 
 
 def test_a_campaign_that_has_ended_is_no_factor_even_where_a_limit_hides_that() -> None:
@@ -283,7 +283,7 @@ def test_a_campaign_that_has_ended_is_no_factor_even_where_a_limit_hides_that() 
     )
     found = bought(document, 800, {"campaign:over": 0, "campaign:on": 100})
     assert (found.points, found.draws) == (10, {"campaign:on": 2})
-    assert [factor.id for factor in found.rows[0].factors] == ["on"]
+    assert [factor.multiplier for factor in found.rows[0].factors] == [5]
 
 
 @pytest.mark.parametrize(

@@ -14,7 +14,6 @@ from zoneinfo import ZoneInfo
 type Per = Literal["day", "week", "month", "year", "ever"]
 type Rounding = Literal["day", "week", "month", "quarter", "year"]
 
-PERS: tuple[Per, ...] = ("day", "week", "month", "year", "ever")
 EPOCH = date(1970, 1, 1).toordinal()
 _EPOCH_BEGINS = datetime(1970, 1, 1, tzinfo=UTC)
 

@@ -31,7 +31,7 @@ from loyalty.codes import Secrets
 from loyalty.dates import milliseconds
 from loyalty.decisions import Guard, key_partition
 from loyalty.model import Entry, Refusal
-from loyalty.pages import SignIn
+from loyalty.pages import SIGNED_IN_PATH, SignIn
 from loyalty.problems import PROBLEMS
 from loyalty.store import Committed, KeyReused, Proposed, Store, Unavailable
 from loyalty.validation import Faults
@@ -123,7 +123,7 @@ def sign_in() -> SignIn:
         authorize_url=os.environ["AUTHORIZE_URL"],
         token_url=os.environ["TOKEN_URL"],
         client_id=os.environ["CLIENT_ID"],
-        redirect_uri="/c/signed-in",
+        redirect_uri=SIGNED_IN_PATH,
         scope="openid loyalty/member",
     )
 

@@ -943,14 +943,6 @@ class Program(Part):
         """Locations by location_id."""
         return {location.location_id: location for location in self.locations}
 
-    @cached_property
-    def rules_by_trigger(self) -> Mapping[str, tuple[Rule, ...]]:
-        """Rules in the order of evaluation: by falling priority, then as in the document."""
-        found: dict[str, list[Rule]] = {}
-        for rule in sorted(self.rules, key=lambda rule: -rule.priority):
-            found.setdefault(rule.trigger, []).append(rule)
-        return {trigger: tuple(rules) for trigger, rules in found.items()}
-
 
 # --------------------------------------------------------------------------------------------
 # The public schema

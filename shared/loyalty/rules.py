@@ -84,12 +84,8 @@ _FIRST_PURCHASE: Final = ONCE["first_purchase"]
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Factor:
-    """A multiplier that applied, and the id of the rule, campaign or tier that declares it.
+    """A multiplier that applied. There is one object for each that a rulebook declares."""
 
-    There is one object for each that a rulebook declares.
-    """
-
-    id: str
     multiplier: Fraction
 
 
@@ -427,7 +423,7 @@ class _Campaign:
     __slots__ = ("budget", "budget_id", "conditions", "factor", "matcher")
 
     def __init__(self, campaign: Campaign) -> None:
-        self.factor = Factor(campaign.campaign_id, campaign.multiplier)
+        self.factor = Factor(campaign.multiplier)
         self.conditions = (*_window(campaign), *_checks(campaign.when or When()))
         self.matcher = _Matcher(campaign.match) if campaign.match else None
         self.budget = campaign.budget
@@ -557,9 +553,7 @@ class Rulebook:
         self._campaigns = [_Campaign(campaign) for campaign in program.campaigns]
         levels = program.tiers.levels if program.tiers else ()
         self._tier_factors = {
-            level.tier_id: Factor(level.tier_id, level.multiplier)
-            for level in levels
-            if level.multiplier != 1
+            level.tier_id: Factor(level.multiplier) for level in levels if level.multiplier != 1
         }
         self._limits = _in_order(program.limits)
         self._limit_windows = _windows(program.limits)
@@ -594,7 +588,7 @@ class Rulebook:
             stacking=source.stacking,
             priority=source.priority,
             gives=gives,
-            factor=None if multiplier is None else Factor(source.rule_id, multiplier),
+            factor=None if multiplier is None else Factor(multiplier),
             tiered=source.tier_multiplier,
             conditions=self._shared(
                 source.when or When(), first_purchase=source.trigger == "first_purchase"

@@ -550,13 +550,6 @@ def _ignored(program: Program) -> Iterator[_Found]:
                 yield path, "not_supported_yet", "is understood, but not evaluated yet"
 
 
-def unsupported(program: Program) -> tuple[Fault, ...]:
-    """Where the program says something that would be silently ignored today."""
-    found: list[_Found] = []
-    _add(found, _ignored(program))
-    return tuple(Fault(_pointer(path), code, detail) for path, code, detail in found)
-
-
 def publishable(document: Any) -> Program:
     """Read a document that is to take effect.
 
