@@ -18,11 +18,13 @@ from loyalty.commands import Event
 from loyalty.dates import rfc3339
 from loyalty.decisions import Decision, Guard
 from loyalty.earning import complete_profile, scanned_location, update
+from loyalty.explanations import decimal, explain, reasons_of, shares_of
 from loyalty.limits import ONCE, PROGRAM_POINTS, Usage, colliding, token
 from loyalty.model import Account, Count, Counts, Entry, Known, Refusal
 from loyalty.projections import Explained, awarded, checked_in
 from loyalty.refunds import Given
-from loyalty.rules import Rulebook, decimal, explain, reasons_of, spread
+from loyalty.rounding import spread
+from loyalty.rules import Rulebook
 from loyalty.validation import parse
 from tests.programs import smallest
 from tests.strategies import (
@@ -1204,7 +1206,7 @@ def test_what_each_rule_gave_for_each_line_is_told_again_by_the_explanation(
     entry = basket(ledger, *map(line, prices, products))
     rows = {index: points for index, _, points, *_ in entry.explanation["g"]}
     event = Given.by(ledger.rulebook, entry).event
-    shares = ledger.rulebook.shares(event, entry.occurred_at, entry.explanation)
+    shares = shares_of(ledger.rulebook, entry.explanation, event, entry.occurred_at)
     assert {share.index: share.points for share in shares} == {k: n for k, n in rows.items() if n}
     assert [share.index for share in shares if share.fixed] == [0]
     lines = [sum(share.lines.get(i, 0) for share in shares) for i in range(4)]
@@ -1220,9 +1222,8 @@ def test_a_refused_rule_takes_part_in_the_rounding_of_its_lines() -> None:
         rounding={"scope": "line"},
     )
     entry = basket(ledger, line(3), line(4))
-    shares = ledger.rulebook.shares(
-        Given.by(ledger.rulebook, entry).event, entry.occurred_at, entry.explanation
-    )
+    event = Given.by(ledger.rulebook, entry).event
+    shares = shares_of(ledger.rulebook, entry.explanation, event, entry.occurred_at)
     assert [sum(share.lines.get(i, 0) for share in shares) for i in range(2)] == by_line(entry)
 
 
@@ -1373,7 +1374,7 @@ def test_an_explanation_of_another_version_is_a_defect_shown_loudly() -> None:
     with pytest.raises(ValueError):
         later.reasons("purchase", "++")
     with pytest.raises(ValueError):
-        later.shares(event, entry.occurred_at, entry.explanation)
+        shares_of(later, entry.explanation, event, entry.occurred_at)
     with pytest.raises(ValueError):
         explain(later, entry.explanation, "purchase", number("2026-03-10"))
 

@@ -15,10 +15,11 @@ from loyalty import earning, edge
 from loyalty.commands import Event
 from loyalty.dates import milliseconds
 from loyalty.decisions import Decision, Guard, event_partition
+from loyalty.explanations import explain
 from loyalty.limits import ONCE
 from loyalty.model import Account, Count, Known
 from loyalty.referrals import same_person
-from loyalty.rules import Rulebook, explain
+from loyalty.rules import Rulebook
 from loyalty.validation import parse
 from loyalty.wire import account_item
 from tests import workers

@@ -59,8 +59,9 @@ EQUIVALENT: Final = ROOT / "tools" / "mutants.toml"
 PROOF: Final = ROOT / "docs" / "proof.md"
 
 MODULES: Final = (
-    "dates", "model", "tiers", "limits", "budgets", "lots", "rules", "decisions", "referrals",
-    "redeeming", "transfers", "adjusting", "lifecycle", "refunds", "earning", "celebrations",
+    "dates", "model", "tiers", "limits", "budgets", "lots", "rounding", "rules", "explanations",
+    "decisions", "referrals", "redeeming", "transfers", "adjusting", "lifecycle", "refunds",
+    "earning", "celebrations",
 )  # fmt: skip
 """What decides. Their answers (`projections`), the document (`program`) and the tables' form
 (`wire`) are not in it."""

@@ -10,6 +10,7 @@ from loyalty.codes import Secrets, read_check_in_code
 from loyalty.commands import Enrolment, Event
 from loyalty.dates import day_number, milliseconds
 from loyalty.decisions import Decision, Draft, Guard, Record, may_earn
+from loyalty.explanations import stored_explanation
 from loyalty.limits import (
     FOREVER,
     FUTURE_TOLERANCE,
@@ -33,7 +34,6 @@ from loyalty.rules import (
     Evaluation,
     Rulebook,
     earning_base,
-    stored_explanation,
 )
 
 RESERVED_TYPES = frozenset(

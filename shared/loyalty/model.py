@@ -13,7 +13,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any, Final, Literal, NamedTuple
 
-from loyalty.dates import Per
+from loyalty.dates import Per, from_day_number
 
 NEVER: Final = 9_999_999
 """The expiry day of a lot that never expires."""
@@ -54,6 +54,11 @@ type Status = Literal["", "blocked", "closed", "merged", "erased"]
 
 BY_ITSELF: Final = frozenset({"expire", "activate", "lapse", "notice"})
 """Kinds of postings that time makes, whatever command they are written down with."""
+
+
+def iso(day: Day) -> str | None:
+    """A day as YYYY-MM-DD; None for never."""
+    return None if day >= NEVER else from_day_number(day).isoformat()
 
 
 class Refusal(Exception):

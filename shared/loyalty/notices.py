@@ -9,9 +9,8 @@ from collections.abc import Iterator
 from typing import Any, Final, Literal, TypedDict
 
 from loyalty.dates import rfc3339
-from loyalty.model import Entry, Posting
+from loyalty.model import Entry, Posting, iso
 from loyalty.projections import entry_id, event_id
-from loyalty.rules import iso
 
 type NoticeType = Literal["Points Earned", "Points Expiring", "Points Expired", "Tier Changed"]
 

@@ -22,11 +22,12 @@ from loyalty.dates import (
     rfc3339,
 )
 from loyalty.decisions import advanced, redemption_id
+from loyalty.explanations import decimal, explain, limited_by
 from loyalty.lots import expiring
-from loyalty.model import BY_ITSELF, NEVER, Account, Entry, Posting
+from loyalty.model import BY_ITSELF, NEVER, Account, Entry, Posting, iso
 from loyalty.program import Program
 from loyalty.redeeming import Offered, discount, payment
-from loyalty.rules import Rulebook, decimal, explain, iso, limited_by
+from loyalty.rules import Rulebook
 from loyalty.tiers import counted, tier_of
 from loyalty.transfers import transfer_id
 

@@ -19,6 +19,7 @@ from loyalty.decisions import (
     redemption_id,
     stock_id,
 )
+from loyalty.explanations import decimal
 from loyalty.limits import Usage, cooled_down, free_again, limit_reached, token
 from loyalty.lots import credit, released, take
 from loyalty.model import (
@@ -34,7 +35,7 @@ from loyalty.model import (
     Refusal,
 )
 from loyalty.program import Discount, PointsPayment, Program, Reward
-from loyalty.rules import Rulebook, decimal
+from loyalty.rules import Rulebook
 from loyalty.tiers import tier_of
 
 MAX_HOLDS: Final = 20

@@ -14,6 +14,7 @@ from typing import Any, Final
 from loyalty.commands import Event, Line, Purchase, Reversal
 from loyalty.dates import Duration, day_number, from_day_number, from_milliseconds, local_date, plus
 from loyalty.decisions import Decision, Draft, Guard, Record, redemption_id
+from loyalty.explanations import reasons_of, shares_of
 from loyalty.limits import Usage
 from loyalty.lots import credit, take
 from loyalty.model import (
@@ -31,14 +32,13 @@ from loyalty.model import (
     brings_another,
 )
 from loyalty.redeeming import Spending, restored_before, returned, spent, undone, withdrawn
+from loyalty.rounding import spread
 from loyalty.rules import (
     PROGRAM_BUDGET,
     Reason,
     Rulebook,
     Share,
     earning_base,
-    reasons_of,
-    spread,
 )
 from loyalty.tiers import moved
 
@@ -170,7 +170,7 @@ class Given:
 
     @cached_property
     def shares(self) -> list[Share]:
-        return self.rulebook.shares(self.event, self.occurred_at, self.explanation)
+        return shares_of(self.rulebook, self.explanation, self.event, self.occurred_at)
 
     def nothing(self) -> list[Fraction]:
         """Of each line the part that came back, before any refund."""

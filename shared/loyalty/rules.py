@@ -11,12 +11,11 @@ the basket has one of them. So a basket of 50 lines under 200 rules is decided i
 millisecond.
 """
 
-import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import date, datetime, time, timedelta
 from fractions import Fraction
-from functools import cache, cached_property, reduce
+from functools import cached_property, reduce
 from itertools import chain
 from math import lcm
 from operator import mul
@@ -24,19 +23,11 @@ from types import MappingProxyType
 from typing import Any, Final, Literal, NamedTuple
 
 from loyalty.commands import Event, Line, Purchase
-from loyalty.dates import (
-    Duration,
-    Per,
-    day_number,
-    from_day_number,
-    from_milliseconds,
-    local,
-    milliseconds,
-)
+from loyalty.dates import Duration, Per, day_number, from_milliseconds, local, milliseconds
 from loyalty.fields import PURCHASES, WEEKDAYS, LocalTime
 from loyalty.limits import ONCE, PROGRAM_POINTS, Usage, cooled_down, token
 from loyalty.lots import available_on, expiry
-from loyalty.model import MAX_POINTS, NEVER, Account, Count, Day, NeedsBudgets, Refusal
+from loyalty.model import MAX_POINTS, Account, Count, Day, NeedsBudgets, Refusal
 from loyalty.program import (
     AppliesTo,
     Budget,
@@ -50,6 +41,7 @@ from loyalty.program import (
     Rule,
     When,
 )
+from loyalty.rounding import round_points, settle, spread
 from loyalty.tiers import tier_of
 
 type Unit = Literal["amount", "quantity", "line"]
@@ -701,13 +693,14 @@ class Rulebook:
 
     # How an event is decided, step by step.
 
-    def shares(self, event: Event, occurred_at: int, stored: Any) -> list[Share]:
+    def shares(
+        self, event: Event, occurred_at: int, codes: str, rows: Iterable[Sequence[Any]]
+    ) -> list[Share]:
         """What each source that granted something did on each line of its event, worked out again
-        from the stored explanation: they sum to the points that were recorded for the line."""
+        from the reasons' characters and the rows of those that fired (`Row`, with names of factors
+        in their place): they sum to the points that were recorded for the line."""
         nobody = Account(program_id=self.program.program_id, member_id=event.member_id)
         moment = _Moment(self.program, nobody, event, occurred_at)
-        codes = _unpacked(stored["r"])
-        rows = stored.get("g", ())
         granted = {index: points for index, _, points, *_ in rows}
         held = self._held.get(event.type, _NOTHING)
         fired = [
@@ -963,7 +956,7 @@ class Rulebook:
             return []
         if self.program.rounding.scope == "rule":
             for part in parts:
-                points = _rounded(mode, part.numerator, part.denominator)
+                points = round_points(mode, part.numerator, part.denominator)
                 part.numerator, part.denominator = points, 1
             return []
         _on_one_denominator(parts)
@@ -1010,8 +1003,8 @@ class Rulebook:
         """Each part's integer points: the total is rounded once, then spread."""
         denominator = _on_one_denominator(parts)
         numerators = [part.numerator for part in parts]
-        whole = _rounded(self.program.rounding.mode, sum(numerators), denominator)
-        return _settle(whole, numerators, denominator)
+        whole = round_points(self.program.rounding.mode, sum(numerators), denominator)
+        return settle(whole, numerators, denominator)
 
     def _evaluation(
         self,
@@ -1142,7 +1135,7 @@ def _rounded_lines(mode: str, parts: list[_Part], basket: _Basket) -> list[dict[
     columns: dict[int, list[tuple[int, int, int]]] = {}
     for p, part in enumerate(parts):
         if part.weights is None:
-            points[p][-1] = _rounded(mode, part.numerator, denominator)
+            points[p][-1] = round_points(mode, part.numerator, denominator)
             continue
         lines = basket.indexes(part.mask)
         whole = sum(part.weights[i] for i in lines)
@@ -1153,8 +1146,8 @@ def _rounded_lines(mode: str, parts: list[_Part], basket: _Basket) -> list[dict[
     for i, column in columns.items():
         common = lcm(*(whole for _, _, whole in column))
         numbers = [numerator * (common // whole) for _, numerator, whole in column]
-        total = _rounded(mode, sum(numbers), common * denominator)
-        for (p, _, _), n in zip(column, _settle(total, numbers, common * denominator), strict=True):
+        total = round_points(mode, sum(numbers), common * denominator)
+        for (p, _, _), n in zip(column, settle(total, numbers, common * denominator), strict=True):
             points[p][i] = n
     return points
 
@@ -1209,39 +1202,6 @@ def earning_base(program: Program, purchase: Purchase) -> tuple[int, ...]:
     return tuple(amounts)
 
 
-def spread(total: int, weights: Sequence[int]) -> list[int]:
-    """`total` in integer shares proportional to `weights` by largest remainder, ties in order.
-
-    Weights that sum to nothing are taken as equal.
-    """
-    whole = sum(weights)
-    if not whole:
-        weights, whole = [1] * len(weights), len(weights)
-    return _settle(total, [weight * total for weight in weights], whole)
-
-
-def _settle(total: int, numerators: Sequence[int], denominator: int) -> list[int]:
-    """Integers that sum to `total`, each the floor or the ceiling of its numerator/denominator."""
-    shares = [numerator // denominator for numerator in numerators]
-    missing = total - sum(shares)
-    if missing:
-        remainders = [numerator % denominator for numerator in numerators]
-        largest = sorted(range(len(shares)), key=remainders.__getitem__, reverse=True)
-        for i in largest[:missing]:
-            shares[i] += 1
-    return shares
-
-
-def _rounded(mode: str, numerator: int, denominator: int) -> int:
-    match mode:
-        case "floor":
-            return numerator // denominator
-        case "ceil":
-            return -(-numerator // denominator)
-        case _:
-            return (2 * numerator + denominator) // (2 * denominator)
-
-
 def _is_cool(usage: Usage, name: str, every: Duration, moment: _Moment, program: Program) -> bool:
     """Whether no event that paid lies closer than the cooldown, before or after this one."""
     for paid_at in usage.paid_around(name, moment.occurred_at, every):
@@ -1249,146 +1209,3 @@ def _is_cool(usage: Usage, name: str, every: Duration, moment: _Moment, program:
         if milliseconds(cooled_down(earlier, every, program.zone)) > later:
             return False
     return True
-
-
-def reasons_of(rulebook: Rulebook, stored: Any, event_type: str) -> dict[int, Reason]:
-    """Why each source fired or did not, from the stored explanation."""
-    return rulebook.reasons(event_type, _unpacked(stored["r"]))
-
-
-def explain(
-    rulebook: Rulebook, stored: Any, event_type: str, occurred_on: Day
-) -> list[dict[str, Any]]:
-    """The explanation a person can read, from its stored form and the version it was made under."""
-    considered = rulebook.considered(event_type)
-    codes = _unpacked(stored["r"])
-    granted = {row[0]: row for row in stored.get("g", ())}
-    # Many rows have the same dates and factors.
-    life = cache(lambda terms: [iso(day) for day in rulebook.life(terms, occurred_on)])
-    factor = cache(lambda name: _factor(rulebook, name))
-    explanation = []
-    for index, code in zip(considered, codes, strict=True):
-        source = rulebook.sources[index]
-        _, desired, points, *factors = granted.get(index, (index, 0, 0))
-        line: dict[str, Any] = (
-            {"offer_id": source.offer_id}
-            if isinstance(source, Offer)
-            else {"rule_id": source.rule_id}
-        )
-        line |= {
-            "name": source.name,
-            "fired": code == "+",
-            "reason": REASONS[code],
-            "points": points,
-            "desired_points": desired,
-            "factors": [factor(name) for name in factors],
-        }
-        if points:
-            line["available_on"], line["expires_on"] = life(rulebook.terms(index))
-        explanation.append(line)
-    if "f" in stored:
-        points, desired = stored["f"]
-        explanation.append(
-            {
-                "rule_id": "referral",
-                "name": "Referral",
-                "fired": bool(points),
-                "reason": "granted" if points else "limit",
-                "points": points,
-                "desired_points": desired,
-                "factors": [],
-            }
-        )
-    return explanation
-
-
-def stored_explanation(rulebook: Rulebook, evaluation: Evaluation) -> dict[str, Any]:
-    """An explanation in its stored form: a code for each source considered, numbers for those
-    that fired; names, factors and dates are the version's to tell."""
-    stored: dict[str, Any] = {"r": _packed(evaluation.codes)}
-    names = rulebook.factor_names
-    granted = [
-        [row.source, row.desired, row.points, *[names[factor] for factor in row.factors]]
-        for row in evaluation.rows
-    ]
-    if granted:
-        stored["g"] = granted
-    if evaluation.desired != evaluation.points:
-        stored["d"] = evaluation.desired
-    if evaluation.draws:
-        stored["b"] = dict(evaluation.draws)
-    if evaluation.left:
-        stored["u"] = dict(evaluation.left)
-    if evaluation.hits:
-        stored["l"] = [[hit.index, hit.limit] for hit in evaluation.hits]
-    return stored
-
-
-def limited_by(rulebook: Rulebook, stored: Any) -> list[dict[str, Any]]:
-    """The limits that cut an award, from its stored explanation."""
-    program = rulebook.program
-    found: list[dict[str, Any]] = []
-    for index, at in stored.get("l", ()):
-        if index == CAMPAIGN_HIT:
-            campaign = program.campaigns[at]
-            found.append({"scope": "campaign", "campaign_id": campaign.campaign_id})
-        elif index == BUDGET_HIT:
-            found.append({"scope": "budget"})
-        else:
-            where: dict[str, Any] = {"scope": "program"}
-            limits = program.limits
-            if index >= 0:
-                rule = program.rules[index]
-                where, limits = {"scope": "rule", "rule_id": rule.rule_id}, rule.limits
-            limit = limits[at]
-            found.append({**where, "points": limit.points, "per": limit.per, "over": limit.over})
-    return found
-
-
-def _factor(rulebook: Rulebook, stored: str) -> dict[str, Any]:
-    if stored[0] == "t":
-        level = rulebook.program.tier_by_id[stored[1:]]
-        return {
-            "kind": "tier",
-            "tier_id": level.tier_id,
-            "multiplier": decimal(level.multiplier),
-        }
-    index = int(stored[1:])
-    if stored[0] == "c":
-        campaign = rulebook.program.campaigns[index]
-        return {
-            "kind": "campaign",
-            "campaign_id": campaign.campaign_id,
-            "multiplier": decimal(campaign.multiplier),
-        }
-    rule = rulebook.program.rules[index]
-    return {
-        "kind": "line",
-        "rule_id": rule.rule_id,
-        "multiplier": decimal(rule.earn.multiply or Fraction(0)),
-    }
-
-
-def decimal(number: Fraction) -> str:
-    """A fraction that came from a decimal string, as that string."""
-    whole, rest = divmod(abs(number), 1)
-    digits = ""
-    while rest:
-        digit, rest = divmod(rest * 10, 1)
-        digits += str(digit)
-    sign = "-" if number < 0 else ""
-    return f"{sign}{whole}.{digits}" if digits else f"{sign}{whole}"
-
-
-def iso(day: Day) -> str | None:
-    """A day as YYYY-MM-DD; None for never."""
-    return None if day >= NEVER else from_day_number(day).isoformat()
-
-
-def _packed(codes: str) -> str:
-    """Run-length coded: `lll+` is `3l+`."""
-    return re.sub(r"(.)\1+", lambda run: f"{len(run[0])}{run[1]}", codes)
-
-
-def _unpacked(packed: str) -> str:
-    return "".join(code * int(count or 1) for count, code in re.findall(r"(\d*)(\D)", packed))

@@ -43,9 +43,10 @@ from loyalty.model import (
     NeedsHistory,
     Posting,
     Refusal,
+    iso,
 )
 from loyalty.program import Transfers
-from loyalty.rules import Rulebook, iso
+from loyalty.rules import Rulebook
 
 _ONE_DAY = Duration(days=1)
 _MONTHS_DIFFER_BY = Duration(days=-3)
