@@ -20,7 +20,7 @@ from loyalty.decisions import Decision, Record
 from loyalty.edge import count, counting, logger, store, sweep_queue
 from loyalty.model import Account, Day, Known, Refusal
 from loyalty.rules import Rulebook
-from loyalty.store import SWEEP, Unavailable, send_messages
+from loyalty.store import SWEEP, Unanswered, Unavailable, send_messages
 
 RESERVE_MILLISECONDS: Final = 20_000
 """Time that must be left to begin another page: 1 MB of accounts, each due one a transaction."""
@@ -170,7 +170,7 @@ def _sweep_page(segment: int, segments: int, start: Any, changed_at: int) -> tup
             count("SweptAccounts", _expire(rulebook, account, now))
             for celebration in celebrations.due(rulebook, account, _today(rulebook, account, now)):
                 count("Celebrations", _celebrate(rulebook, account, celebration, now))
-        except Unavailable:
+        except Unanswered:
             raise
         except Exception:  # noqa: BLE001  # whatever is wrong with it is wrong with this one alone
             failed += 1

@@ -9,11 +9,13 @@ from typing import Any
 from unittest import mock
 
 import pytest
+from botocore.awsrequest import AWSPreparedRequest, AWSResponse
 
 import expire
 from loyalty import edge
 from loyalty.store import Unavailable
 from tests import workers
+from tests.faults import Fault, Step, asked_of, cancelled
 from tests.programs import shop, smallest
 from tests.workers import NOON, House, done
 from tools.engine import Engine, Tables
@@ -239,6 +241,47 @@ def test_an_account_whose_decision_fails_keeps_nobody_waiting(sweep: Sweep) -> N
         sweep.deliver(message)
     assert sweep.standing()["failed"] == 1
     assert sweep.swept() == 4
+
+
+def busy(member_id: str) -> Step:
+    """A step of a plan: somebody else is writing to this member."""
+
+    def step(request: AWSPreparedRequest) -> AWSResponse | None:
+        items = asked_of(request)["TransactItems"]
+        if items[0]["Put"]["Item"]["pk"]["S"] != f"shop#{member_id}":
+            return None
+        reasons = [{"Code": "TransactionConflict"}, *[{"Code": "None"}] * (len(items) - 1)]
+        return cancelled(request, *reasons)
+
+    return step
+
+
+def test_a_member_to_whom_too_many_write_keeps_nobody_waiting(sweep: Sweep) -> None:
+    sweep.schedule()
+    [message] = sweep.queue
+    faults = sweep.house.faults
+    faults.follow({0: busy("ben")}, of="TransactWriteItems", from_then_on=True)
+    with pytest.raises(expire.NotSwept):
+        sweep.deliver(message)
+    assert (sweep.standing()["done"], sweep.standing()["failed"]) == (1, 1)
+    assert sweep.swept() == 4
+    faults.heal()
+    sweep.schedule("2027-05-01T01:04:00Z")
+    assert sweep.deliver(sweep.queue[-1])
+    assert sweep.swept() == 5
+
+
+@pytest.mark.parametrize("fault", ["not connected", "server error", "throttled", "over capacity"])
+def test_tables_that_do_not_answer_are_no_fault_of_an_account(sweep: Sweep, fault: Fault) -> None:
+    sweep.schedule()
+    [message] = sweep.queue
+    sweep.house.faults.follow({2: fault}, of="TransactWriteItems", from_then_on=True)
+    assert not sweep.deliver(message), "it comes again"
+    assert sweep.swept() == 2
+    sweep.house.faults.heal()
+    assert sweep.deliver(message)
+    assert (sweep.standing()["done"], sweep.standing()["failed"]) == (1, 0)
+    assert sweep.swept() == 5
 
 
 # The clock

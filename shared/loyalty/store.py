@@ -114,10 +114,16 @@ _RETRIED: Final = frozenset(
 _RETRIED_REASONS: Final = frozenset(
     {"TransactionConflict", "ThrottlingError", "ProvisionedThroughputExceeded"}
 )
+_MET_OTHERS: Final = frozenset({"ConditionalCheckFailed", "TransactionConflict"})
 
 
 class Unavailable(Exception):
     """The tables did not answer in time, or too many write to one member: try again later."""
+
+
+class Unanswered(Unavailable):
+    """The tables do not answer, or take no more: whatever the next command is about, it will hardly
+    fare better."""
 
 
 class Awaited(Exception):
@@ -174,10 +180,12 @@ class DuePage:
 
 @dataclass(frozen=True, slots=True)
 class _Moved:
-    """Why a transaction failed: accounts that were no longer as seen; whether the key was free."""
+    """Why a transaction failed: accounts that were no longer as seen; whether the key was free;
+    whether it met others, where it did not fail for want of an answer."""
 
     accounts: Mapping[str, Account | None]
     key_was_free: bool
+    met_others: bool = False
 
 
 @dataclass(slots=True)
@@ -815,7 +823,7 @@ class Store:
         carried out since the accounts were seen: its refusals are always looked into.
 
         Raises what `decide` refuses (after a strongly consistent look at everything it judged),
-        KeyReused, Awaited, or Unavailable where the tables do not answer or the member is too busy.
+        KeyReused, Awaited, Unanswered, or Unavailable where the member is too busy.
         """
         done = self.commit_or_propose(program_id, members, guard, decide, reads=reads)
         if isinstance(done, Proposed):
@@ -837,6 +845,7 @@ class Store:
         sight = _Sight(Known({m: self.account(program_id, m) for m in members}))
         sent = 0
         crowd = 0.0
+        met_others = True  # who sends nothing has been refused on an account that moved each time
         for attempt in range(ATTEMPTS):
             try:
                 decision = self._decided(program_id, decide, sight)
@@ -873,14 +882,15 @@ class Store:
             # leaves nothing open: an answer that was lost may have been an effect.
             sight.certain = outcome.key_was_free and len(outcome.accounts) == len(accounts)
             sight.known = replace(sight.known, profiles={})
-            crowd = 0.0
+            crowd, met_others = 0.0, outcome.met_others
             if outcome.accounts:
                 sight.known = Known({**accounts, **outcome.accounts})
                 crowd = took * CROWD * 2**attempt
                 self._remember_crowd(program_id, outcome.accounts, took * CROWD)
             elif attempt + 1 == ATTEMPTS or not self._paused(begun, BACKOFF_SECONDS * 2**attempt):
                 break
-        raise Unavailable(f"gave up after {sent} transactions")
+        gave_up = Unavailable if met_others else Unanswered
+        raise gave_up(f"after {sent} transactions")
 
     def _paused(self, begun: float, window: float) -> bool:
         """Pause up to so many seconds; False where no attempt may be begun after it."""
@@ -1255,8 +1265,9 @@ class Store:
                 moved[member_id] = account_of(item) if item else None
             elif reason["Code"] not in ("None", "ConditionalCheckFailed", *_RETRIED_REASONS):
                 raise error
+        met_others = any(reason["Code"] in _MET_OTHERS for reason in reasons)
         # A conflict at the key leaves open whether it is taken.
-        return _Moved(moved, reasons[1]["Code"] == "None")
+        return _Moved(moved, reasons[1]["Code"] == "None", met_others)
 
     def _with_history(
         self, program_id: str, members: Iterable[str], since: int
@@ -1345,7 +1356,7 @@ class Store:
             except (HTTPClientError, BotoConnectionError):
                 pass
             self.rest(attempt)
-        raise Unavailable("the tables do not answer")
+        raise Unanswered("the tables do not answer")
 
 
 _FREE: Final[dict[str, Any]] = {"ConditionExpression": "attribute_not_exists(pk)"}
