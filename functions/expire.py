@@ -2,8 +2,8 @@
 
 The schedule fans out one message for each segment of the Accounts table; a message is worked off
 page by page. What a page holds is committed account by account, so a message that comes twice, or
-late, or was cut off in the middle, changes nothing that is not due. Where time runs out, it is sent
-on.
+late, or was cut off in the middle, changes nothing that is not due. Where time runs out, be it
+within a page, it is sent on.
 
 The scheduled time is the job's key. Under it stands whether the job was fanned out, and how far it
 has come in each segment: a schedule that fires twice sends its messages once, and a message that
@@ -11,6 +11,7 @@ comes again goes on where the segment stands. What is due is judged by the clock
 """
 
 import json
+from collections.abc import Callable
 from datetime import datetime
 from typing import Any, Final
 
@@ -23,9 +24,10 @@ from loyalty.rules import Rulebook
 from loyalty.store import SWEEP, Unanswered, Unavailable, send_messages
 
 RESERVE_MILLISECONDS: Final = 20_000
-"""Time that must be left to begin another page: 1 MB of accounts, each due one a transaction."""
+"""Time that must be left to begin another page or another account: for a slow page, an account that
+is tried to the end of the store's patience, and writing the place down."""
 KEPT_SECONDS: Final = 30 * 86_400
-"""How long they do: longer than a dead letter waits."""
+"""How long a job's items are kept: longer than a dead letter waits."""
 
 
 class NotSwept(Exception):
@@ -86,13 +88,18 @@ class Job:
     def worked_off(self, context: Any) -> bool:
         """Whether the message is done with: the segment is, or the rest was sent on. False where it
         has to come again, to go on or to see whether another one has."""
+
+        def time_is_up() -> bool:
+            left: int = context.get_remaining_time_in_millis()
+            return left < RESERVE_MILLISECONDS
+
         try:
             stands = self._standing()
-            changed_at = store().terms_changed_at()
+            changed_at = 0 if stands["done"] else store().terms_changed_at()
             while not stands["done"]:
                 start = json.loads(stands["start"])
                 following, failed = _sweep_page(
-                    self.segment, self.message["segments"], start, changed_at
+                    self.segment, self.message["segments"], start, changed_at, time_is_up
                 )
                 self.failed += failed
                 moved = self._moved(stands, following, failed)
@@ -100,8 +107,7 @@ class Job:
                     logger.info("another message works on it", segment=self.segment)
                     return False
                 stands = moved
-                left = context.get_remaining_time_in_millis()
-                if not stands["done"] and left < RESERVE_MILLISECONDS:
+                if not stands["done"] and time_is_up():
                     send_messages(sweep_queue()[0], [self.message])
                     break
         except Unavailable:
@@ -153,18 +159,26 @@ def _ttl() -> int:
     return _now() // 1000 + KEPT_SECONDS
 
 
-def _sweep_page(segment: int, segments: int, start: Any, changed_at: int) -> tuple[Any, int]:
-    """Write down what is due on one page: (where the next one starts or None, how many accounts
-    could not be done). One that cannot keeps nobody else waiting."""
+def _sweep_page(
+    segment: int, segments: int, start: Any, changed_at: int, time_is_up: Callable[[], bool]
+) -> tuple[Any, int]:
+    """Write down what is due on one page, or on as much of it as there is time for, which is one
+    account at least: (where the next one starts or None, how many accounts could not be done). One
+    that cannot keeps nobody else waiting."""
     now = _now()
     # The earliest time zone is a day ahead: what is due is decided at each program's own date.
     latest = day_number(edge.clock().date()) + 1
     feasts = celebrations.feasts(edge.clock().date())
     page = store().due_accounts(latest, changed_at, feasts, segment, segments, start)
-    failed = len(page.unreadable)
-    for program_id in page.unreadable:
-        logger.error("account not readable", program_id=program_id)
-    for account in page.accounts:
+    done, failed = None, 0
+    for key, account in page.accounts:
+        if done is not None and time_is_up():
+            return done, failed
+        done = key
+        if account is None:
+            failed += 1
+            logger.error("account not readable", program_id=key["pk"]["S"].partition("#")[0])
+            continue
         try:
             rulebook = store().rulebook_in_force(account.program_id, now)
             count("SweptAccounts", _expire(rulebook, account, now))

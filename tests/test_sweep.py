@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from contextlib import suppress
 from datetime import timedelta
+from functools import partial
 from typing import Any
 from unittest import mock
 
@@ -18,23 +20,26 @@ from tests import workers
 from tests.faults import Fault, Step, asked_of, cancelled
 from tests.programs import shop, smallest
 from tests.workers import NOON, House, done
+from tools import meter
 from tools.engine import Engine, Tables
 
 JOB = "2027-05-01T00:04:00Z"
 LATER = 420  # days; all points are gone by then
 KILOBYTES = 300
+MEMBERS = ("ana", "ben", "cleo", "dan", "eve")
 
 type Message = dict[str, Any]
 
 
 class Sweep:
-    """A shop of five members whose points have expired, in more than one page, and the queue."""
+    """A shop of five members whose points have expired, and the queue."""
 
     def __init__(self, house: House) -> None:
         self.house = house
         self.queue: list[Message] = []
         self.fails_to_send = 0
         self.time_left = 900_000
+        self.a_look_takes = 0
 
     def send(self, _url: str, bodies: list[Message]) -> None:
         if self.fails_to_send:
@@ -53,6 +58,7 @@ class Sweep:
         return expire.handler({"Records": [record]}, self) == {"batchItemFailures": []}
 
     def get_remaining_time_in_millis(self) -> int:
+        self.time_left -= self.a_look_takes
         return self.time_left
 
     def standing(self, segment: int = 0, job: str = JOB) -> dict[str, Any]:
@@ -78,20 +84,35 @@ def fatten(house: House) -> None:
             )
 
 
+def spoil(house: House, member_id: str) -> Callable[[], Any]:
+    """Make an account unreadable; gives what mends it."""
+    table, key = house.tables.accounts, {"pk": {"S": f"shop#{member_id}"}}
+    whole = house.direct.get_item(TableName=table, Key=key)["Item"]
+    house.direct.put_item(TableName=table, Item=whole | {"l": {"S": "?"}})
+    return partial(house.direct.put_item, TableName=table, Item=whole)
+
+
 @pytest.fixture
-def sweep(engine: Engine, tables: Tables, monkeypatch: pytest.MonkeyPatch) -> Iterator[Sweep]:
+def of_a_page(engine: Engine, tables: Tables, monkeypatch: pytest.MonkeyPatch) -> Iterator[Sweep]:
+    """A sweep of accounts that stand in one page."""
     house = House(engine, tables)
     with house.on(-1):
         done(workers.publish(shop()))
     with house.on(0):
-        for member_id in ("ana", "ben", "cleo", "dan", "eve"):
+        for member_id in MEMBERS:
             done(workers.enrol(member_id))
-    fatten(house)
     sweep = Sweep(house)
     monkeypatch.setattr(expire, "send_messages", sweep.send)
     monkeypatch.setattr(expire, "sweep_queue", lambda: ("queue", 1))
     with house.on(LATER):
         yield sweep
+
+
+@pytest.fixture
+def sweep(of_a_page: Sweep) -> Sweep:
+    """One of accounts in more than one page."""
+    fatten(of_a_page.house)
+    return of_a_page
 
 
 # The schedule
@@ -145,9 +166,51 @@ def test_a_message_of_a_segment_that_is_done_reads_no_account(sweep: Sweep) -> N
     sweep.schedule()
     [message] = sweep.queue
     assert sweep.deliver(message)
-    with mock.patch.object(edge.store(), "due_accounts", side_effect=AssertionError):
+    with meter.measure() as units:
         assert sweep.deliver(message)
+    assert (units.read, units.write) == (1, 0), "where it stands, and nothing else"
     assert sweep.swept() == 5
+
+
+@pytest.mark.parametrize("at_once", [1, 2, 4])
+def test_where_time_runs_out_within_a_page_another_message_goes_on_behind_the_last_account(
+    of_a_page: Sweep, at_once: int
+) -> None:
+    sweep = of_a_page
+    sweep.schedule()
+    sweep.a_look_takes = 1
+    looked_at: list[str] = []
+
+    def celebrations_due(_: Any, account: Any, __: int) -> list[Any]:
+        looked_at.append(account.member_id)
+        return []
+
+    with mock.patch.object(expire.celebrations, "due", celebrations_due):
+        rounds = 0
+        while sweep.queue:
+            sweep.time_left = expire.RESERVE_MILLISECONDS + at_once - 1
+            assert sweep.deliver(sweep.queue.pop(0))
+            rounds += 1
+            assert sweep.standing()["pages"] == rounds
+            assert len(looked_at) == min(rounds * at_once, 5), "none is looked at again"
+    assert sorted(looked_at) == sorted(MEMBERS)
+    assert (sweep.standing()["done"], sweep.swept()) == (1, 5)
+
+
+def test_accounts_that_cannot_be_read_count_once_where_time_runs_out_between_them(
+    of_a_page: Sweep,
+) -> None:
+    sweep = of_a_page
+    sweep.schedule()
+    mend = [spoil(sweep.house, member_id) for member_id in ("ana", "cleo", "eve")]
+    sweep.time_left = 0
+    while sweep.queue:
+        with suppress(expire.NotSwept):
+            assert sweep.deliver(sweep.queue.pop(0))
+    assert (sweep.standing()["pages"], sweep.standing()["failed"]) == (5, 3)
+    for whole in mend:
+        whole()
+    assert sweep.swept() == 2
 
 
 def test_a_message_that_was_cut_off_goes_on_at_the_page_it_was_in(sweep: Sweep) -> None:
@@ -211,15 +274,12 @@ def test_messages_of_several_jobs_in_any_order_write_once(sweep: Sweep) -> None:
 def test_an_account_that_cannot_be_done_keeps_nobody_waiting_and_rings(sweep: Sweep) -> None:
     sweep.schedule()
     [message] = sweep.queue
-    items = sweep.house.direct
-    key = {"pk": {"S": "shop#ben"}}
-    [ben] = [items.get_item(TableName=sweep.house.tables.accounts, Key=key)["Item"]]
-    items.put_item(TableName=sweep.house.tables.accounts, Item=ben | {"l": {"S": "?"}})
+    mend = spoil(sweep.house, "ben")
     with pytest.raises(expire.NotSwept):
         sweep.deliver(message)
     assert (sweep.standing()["done"], sweep.standing()["failed"]) == (1, 1)
     assert sweep.deliver(message), "it rings once for each job"
-    items.put_item(TableName=sweep.house.tables.accounts, Item=ben)
+    mend()
     assert sweep.swept() == 4
     # The next job finds it as it was.
     sweep.schedule("2027-05-01T01:04:00Z")

@@ -170,11 +170,10 @@ class Version:
 
 @dataclass(frozen=True, slots=True)
 class DuePage:
-    """Accounts on which something may be due; the programs of those that nobody can read; where
-    the next page starts, None after the last."""
+    """Accounts on which something may be due, each behind its key, which is where a page may start;
+    None for one that nobody can read. Where the next page starts, None after the last."""
 
-    accounts: list[Account]
-    unreadable: list[str]
+    accounts: list[tuple[Item, Account | None]]
     following: Item | None
 
 
@@ -546,13 +545,14 @@ class Store:
                 **{name: {"N": str(day)} for name, day in zip(names, feasts, strict=True)},
             },
         )
-        accounts, unreadable = [], []
+        accounts: list[tuple[Item, Account | None]] = []
         for item in found:
             try:
-                accounts.append(account_of(item))
+                account = account_of(item)
             except (Broken, LookupError, ValueError):
-                unreadable.append(str(item["pk"]["S"]).partition("#")[0])
-        return DuePage(accounts, unreadable, following)
+                account = None
+            accounts.append(({"pk": item["pk"]}, account))
+        return DuePage(accounts, following)
 
     # Whole tables, as they are stored: for the verification, which believes nothing
 
