@@ -18,6 +18,9 @@ from loyalty.notices import notices
 from loyalty.wire import Waiting, entry_item, waiting_item
 from tests.programs import smallest
 from tests.strategies import DAY, Ledger, instant
+from tools.runtime import Runtime
+from tools.template import Template
+from tools.triggers import Stream
 
 NOW = instant("2026-03-10T13:00", "Europe/Paris")
 REVIEW = {"rule_id": "review", "trigger": "review", "earn": {"points": 50}}
@@ -185,9 +188,10 @@ def bus(monkeypatch: pytest.MonkeyPatch) -> Bus:
     return bus
 
 
-def batch() -> list[dict[str, Any]]:
+def batch(reviews: int = 3) -> list[dict[str, Any]]:
+    """An enrolment, which tells nothing, and reviews."""
     made = ledger()
-    for _ in range(3):
+    for _ in range(reviews):
         review(made)
     return [record(item, i) for i, item in enumerate(made.items)]
 
@@ -206,6 +210,45 @@ def test_what_the_bus_did_not_take_comes_again_with_all_after_it(bus: Bus) -> No
     publish.handler({"Records": records[2:]}, None)
     ids = [json.loads(event["Detail"])["id"] for event in bus.events]
     assert sorted(set(ids)) == ["test.ann.2.0", "test.ann.3.0", "test.ann.4.0"]
+
+
+def spoiled(records: list[dict[str, Any]], *numbers: int) -> list[dict[str, Any]]:
+    """The batch with records of which nothing can be made."""
+    for number in numbers:
+        records[number]["dynamodb"]["NewImage"]["k"] = {"S": "?"}
+    return records
+
+
+def test_a_record_of_which_nothing_can_be_made_leaves_what_came_before_it_told(bus: Bus) -> None:
+    answer = publish.handler({"Records": spoiled(batch(), 2)}, None)
+    assert answer == {"batchItemFailures": [{"itemIdentifier": "2"}]}
+    assert [json.loads(event["Detail"])["id"] for event in bus.events] == ["test.ann.2.0"]
+
+
+def test_a_batch_that_begins_with_one_fails_and_tells_nothing(
+    bus: Bus, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(KeyError):
+        publish.handler({"Records": spoiled(batch(), 0)}, None)
+    assert bus.calls == 0
+    assert '"NoticesFailed":[1' in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("wrong", [[0], [3], [6], [2, 3], [0, 4, 6], [*range(7)]])
+def test_a_record_of_which_nothing_can_be_made_is_given_up_alone(
+    bus: Bus, template: Template, tmp_path: Path, caplog: pytest.LogCaptureFixture, wrong: list[int]
+) -> None:
+    """Delivered as the template's mapping says: every other notice goes out, once."""
+    [source] = [
+        s for s in template.sources if s.kind == "stream" and s.function.module == "publish"
+    ]
+    runtime = Runtime(lambda _: publish)
+    stream = Stream(template, runtime, "http://nowhere", {"LedgerTable": "x"}, tmp_path / "place")
+    stream._deliver(source, spoiled(batch(reviews=6), *wrong))
+    told = [json.loads(event["Detail"])["id"] for event in bus.events]
+    assert told == [f"test.ann.{n + 1}.0" for n in range(1, 7) if n not in wrong]
+    given_up = [r for r in caplog.records if r.message.startswith("Given up")]
+    assert [record.args for record in given_up] == [(1, "LedgerTable")] * len(wrong)
 
 
 def test_a_refund_that_waits_belongs_to_nobody_yet(bus: Bus) -> None:

@@ -565,9 +565,13 @@ def test_notices_go_to_a_bus_of_our_own_and_come_again_where_it_fails(template: 
         "Fn::GetAtt": ["PointsBus", "Arn"]
     }
     assert environment(template, "publish")["EVENT_BUS"] == {"Ref": "PointsBus"}
-    assert resource(template, "PublishMapping")["FunctionResponseTypes"] == [
-        "ReportBatchItemFailures"
-    ]
+    mapping = resource(template, "PublishMapping")
+    assert mapping["FunctionResponseTypes"] == ["ReportBatchItemFailures"]
+    # One of which nothing can be made is given up alone.
+    assert mapping["BisectBatchOnFunctionError"] is True
+    assert mapping["DestinationConfig"]["OnFailure"]["Destination"] == {
+        "Fn::GetAtt": "PublishDeadLetters.Arn"
+    }
 
 
 def test_work_that_is_given_up_is_kept(template: Template) -> None:

@@ -51,7 +51,7 @@ class Source:
     """What invokes a function besides the API: a "queue", a "stream" or a "schedule".
 
     `of` is the logical id of the queue, of the table, or of the scheduled function. `attempts`
-    counts the first one too.
+    counts the first one too. Where it `halves`, a batch that has failed comes again in halves.
     """
 
     kind: str
@@ -59,6 +59,7 @@ class Source:
     function: Function
     batch_size: int = 1
     attempts: int = 1
+    halves: bool = False
     filters: tuple[dict[str, Any], ...] = ()
     input: str | None = None
 
@@ -148,6 +149,7 @@ class Template:
                         if kind == "queue"
                         else mapping.get("MaximumRetryAttempts", 0) + 1
                     ),
+                    halves=mapping.get("BisectBatchOnFunctionError", False),
                     filters=tuple(yaml.safe_load(each["Pattern"]) for each in patterns),
                 )
             )

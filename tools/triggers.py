@@ -290,6 +290,11 @@ class Stream(threading.Thread):
                 answer, _ = self._runtime.invoke(source.function, {"Records": batch})
             except Exception:  # whatever a handler raises, its records come again
                 log.exception("A batch of the stream of %s failed", source.of)
+                if source.halves and len(batch) > 1:
+                    middle = len(batch) // 2
+                    self._deliver(source, batch[:middle])
+                    self._deliver(source, batch[middle:])
+                    return
                 continue
             failed = _failures(answer)
             numbers = [each["dynamodb"]["SequenceNumber"] for each in batch]
