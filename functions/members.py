@@ -305,24 +305,25 @@ def erase(request: Request) -> Response:
 
 def _person(program_id: str, member_id: str) -> str:
     """The id under which the account stands, of one who was erased too; `member_not_found`."""
-    while True:
-        account = store().account(program_id, member_id, consistent=True)
-        if account is None:
-            raise Refusal("member_not_found", "No member of this program has this id.")
-        if not account.merged_into:
-            return member_id
-        member_id = account.merged_into
+    *_, (person, account) = store().followed(program_id, [member_id], consistent=True).items()
+    if account is None:
+        raise Refusal("member_not_found", "No member of this program has this id.")
+    return person
 
 
 def _held(program_id: str, member_id: str) -> list[dict[str, Any]]:
-    """All records of a person: the profile first, those under ids that were merged into this one,
-    notes, and last what leads to the other ids."""
-    found = store().records_of(f"{program_id}#member#{member_id}")
-    aliases = [r for r in found if r["sk"].startswith("alias#")]
-    below = [r for alias in aliases for r in _held(program_id, alias["member_id"])]
-    own = [r for r in found if r not in aliases]
-    own.sort(key=lambda record: record["sk"] != "profile")
-    return own[:1] + below + own[1:] + aliases
+    """All records of a person: the profile first, then those under ids that were merged into this
+    one, and under each what leads to other ids behind all that stands under those."""
+    held: list[list[dict[str, Any]]] = []
+    ids = [member_id]
+    for each in ids:  # it grows on the way
+        found = store().records_of(f"{program_id}#member#{each}")
+        found.sort(key=lambda record: record["sk"].startswith("alias#"))
+        ids += _aliases(found)
+        held.append(found)
+    records = [record for found in reversed(held) for record in found]
+    records.sort(key=lambda record: record["sk"] != "profile")
+    return records
 
 
 def _aliases(held: list[dict[str, Any]]) -> list[str]:

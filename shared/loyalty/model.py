@@ -430,14 +430,18 @@ class Known:
     def account(self, member_id: str) -> Account:
         """The member's account, or the one that it was merged into; NeedsAccount if it was not
         read. Refusal `member_not_found` if there is none, `member_erased` if there was one."""
-        if member_id not in self.accounts:
-            raise NeedsAccount(member_id)
-        account = self.accounts[member_id]
-        if account is None:
-            raise Refusal("member_not_found", "No member of this program has this id.")
-        if account.status == "erased":
-            raise Refusal("member_erased", "This member has been erased.")
-        return self.account(account.merged_into) if account.merged_into else account
+        for _ in range(len(self.accounts) + 1):
+            if member_id not in self.accounts:
+                raise NeedsAccount(member_id)
+            account = self.accounts[member_id]
+            if account is None:
+                raise Refusal("member_not_found", "No member of this program has this id.")
+            if account.status == "erased":
+                raise Refusal("member_erased", "This member has been erased.")
+            if not account.merged_into:
+                return account
+            member_id = account.merged_into
+        raise Broken("members who were merged in a circle")
 
 
 def _moved[K](

@@ -14,6 +14,7 @@ from dataclasses import dataclass, field, replace
 from datetime import timedelta
 from functools import cache, cached_property, partial
 from hashlib import sha256
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, Final
 
 from botocore.config import Config
@@ -313,13 +314,26 @@ class Store:
     def member(self, program_id: str, member_id: str, *, consistent: bool = False) -> Account:
         """The account of a member that there must be, or of the one it was merged into; Refusal
         `member_not_found` or `member_erased`."""
-        accounts: dict[str, Account | None] = {}
-        while True:
-            accounts[member_id] = self.account(program_id, member_id, consistent=consistent)
-            try:
-                return Known(accounts).account(next(iter(accounts)))
-            except NeedsAccount as need:
-                member_id = need.member_id
+        found = self.followed(program_id, [member_id], consistent=consistent)
+        return Known(found).account(member_id)
+
+    def followed(
+        self,
+        program_id: str,
+        members: Iterable[str],
+        seen: Mapping[str, Account | None] = MappingProxyType({}),
+        *,
+        consistent: bool = False,
+    ) -> dict[str, Account | None]:
+        """The accounts that were `seen`, those of `members`, and those that these were merged
+        into, to the end, each right behind what leads to it."""
+        found = dict(seen)
+        for member_id in members:
+            while member_id and member_id not in found:
+                account = self.account(program_id, member_id, consistent=consistent)
+                found[member_id] = account
+                member_id = account.merged_into if account else ""
+        return found
 
     def entry(self, program_id: str, partition: str, sort: str = "0") -> Entry | None:
         """One entry by its key, strongly consistent; None where something waits there."""
@@ -842,7 +856,7 @@ class Store:
         """As `commit`, for a command of which the decision may be that it waits for somebody."""
         begun = self._monotonic()
         self._let_others_in(program_id, members, begun)
-        sight = _Sight(Known({m: self.account(program_id, m) for m in members}))
+        sight = _Sight(Known(self.followed(program_id, members)))
         sent = 0
         crowd = 0.0
         met_others = True  # who sends nothing has been refused on an account that moved each time
@@ -862,7 +876,7 @@ class Store:
                 if (before := self._found(program_id, guard.partition, guard.sort)) is not None:
                     return _replay(before, guard, sent)
                 seen = sight.known.accounts
-                fresh = {m: self.account(program_id, m, consistent=True) for m in seen}
+                fresh = self.followed(program_id, seen, consistent=True)
                 if fresh == seen:
                     raise
                 sight.known = Known(fresh)
@@ -976,8 +990,7 @@ class Store:
             try:
                 decision = decide(known)
             except NeedsAccount as need:
-                other = self.account(program_id, need.member_id)
-                accounts = {**known.accounts, need.member_id: other}
+                accounts = self.followed(program_id, [need.member_id], known.accounts)
                 sight.known, sight.certain = replace(known, accounts=accounts), False
                 continue
             except NeedsProfile as need:
@@ -1278,7 +1291,7 @@ class Store:
         without a gap.
         """
         for attempt in range(ATTEMPTS):
-            accounts = {m: self.account(program_id, m, consistent=True) for m in members}
+            accounts = self.followed(program_id, members, consistent=True)
             entries: list[Entry] = []
             complete = True
             read = set()
