@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -11,9 +12,10 @@ from loyalty.model import (
     Account,
     Broken,
     Entry,
+    History,
     Hold,
     Known,
-    NeedsAccount,
+    NeedsAccounts,
     NeedsBudgets,
     NeedsHistory,
     NeedsProfile,
@@ -120,8 +122,17 @@ def test_what_was_not_read_is_asked_for_by_name() -> None:
     known = Known({"ann": ANN})
     with pytest.raises(NeedsProfile, match="profile of ann needed"):
         known.profile("ann")
-    with pytest.raises(NeedsAccount, match="account of bob needed"):
+    with pytest.raises(NeedsAccounts, match="accounts of bob needed"):
         known.account("bob")
+    with pytest.raises(NeedsAccounts, match="accounts of bob, cleo needed"):
+        known.ask_for(["bob", "ann", "cleo", "bob"])
+    known.ask_for(["ann"])
+    with pytest.raises(NeedsHistory, match="history since 17 needed"):
+        known.history_since(17)
+    history = History(17, ())
+    assert replace(known, history=history).history_since(17) is history
+    with pytest.raises(NeedsHistory, match="history since 16 needed"):
+        replace(known, history=history).history_since(16)
     assert str(NeedsHistory(17)) == "history since 17 needed"
     assert str(NeedsBudgets(2, {"program": 9, "campaign:x": 3})) == (
         "budgets program, campaign:x needed"

@@ -20,6 +20,7 @@ from loyalty.limits import (
     cooled_down,
     free_again,
     limit_reached,
+    longest,
     token,
 )
 from loyalty.model import Account, Broken, Count, Counts, Entry, History, NeedsHistory
@@ -120,6 +121,9 @@ def test_a_late_event_asks_for_the_history_that_its_cooldown_may_reach(
     """Months of 31 days, days of 48 hours, a day for a clock that changes, and what clocks of
     tills may run ahead."""
     since = AT - back - 5 * MINUTE
+    # Longer ones that nothing has met since the event are asked for nothing.
+    years = longest(Duration.parse("P9Y"))
+    lasts = {"n": longest(Duration.parse(every)), "m": years, "l": years}
     newer, own, other = AT + 9 * DAY, AT - HOUR, AT - 2 * HOUR
     entries = (
         entry(4, newer, cooldowns={"n": newer}),
@@ -128,17 +132,32 @@ def test_a_late_event_asks_for_the_history_that_its_cooldown_may_reach(
     )
     for history in (None, History(since + 1, entries)):
         with pytest.raises(NeedsHistory) as asked:
-            usage(history, cooldowns={"n": newer}).paid_around("n", AT, Duration.parse(every))
+            usage(history, cooldowns={"n": newer, "l": AT}).paid_around("n", AT, lasts)
         assert asked.value.since == since
     known = usage(History(since, entries), cooldowns={"n": newer})
-    assert known.paid_around("n", AT, Duration.parse(every)) == [newer, newer, own]
+    assert known.paid_around("n", AT, lasts) == [newer, newer, own]
 
 
 def test_the_newest_event_needs_no_history() -> None:
-    every = Duration.parse("P1M")
-    assert usage().paid_around("n", AT, every) == []
-    assert usage(cooldowns={"n": AT - 1}).paid_around("n", AT, every) == [AT - 1]
-    assert usage(cooldowns={"n": AT}).paid_around("n", AT, every) == [AT]
+    lasts = {"n": longest(Duration.parse("P1M"))}
+    assert usage().paid_around("n", AT, lasts) == []
+    assert usage(cooldowns={"n": AT - 1}).paid_around("n", AT, lasts) == [AT - 1]
+    assert usage(cooldowns={"n": AT}).paid_around("n", AT, lasts) == [AT]
+
+
+def test_the_history_is_asked_for_once_for_all_windows_and_cooldowns() -> None:
+    kept = {
+        "day": Counts(99_999, {"n": 8}),
+        "month": Counts(99_999, {"n": 8}),
+        "year": Counts(usage().count("year", "n", 0).window, {"n": 8}),
+    }
+    with pytest.raises(NeedsHistory) as asked:
+        usage(counters=kept).used("day", "n")
+    assert asked.value.since == instant("2026-02-28T23:55", "Europe/Paris")
+    lasts = {name: longest(Duration.parse(every)) for name, every in (("n", "P1D"), ("m", "P9D"))}
+    with pytest.raises(NeedsHistory) as asked:
+        usage(cooldowns={"n": AT + 1, "m": AT + 1}).paid_around("n", AT, lasts)
+    assert asked.value.since == AT - 19 * DAY - 5 * MINUTE
 
 
 @pytest.mark.parametrize(

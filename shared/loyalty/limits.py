@@ -124,36 +124,42 @@ class Usage:
         self.free = free
 
     def used(self, per: Per, name: str) -> int:
-        """The counter's value; NeedsHistory if the account no longer keeps that window."""
+        """The counter's value; NeedsHistory, of all such windows at once, if the account no longer
+        keeps the window."""
         window = self._window(per)
         value = self._account.counter(per, window, name)
         if value is not None:
             return value
-        start = window_start(per, window)
+        if self._history is None or self._history.since > self._begins(per):
+            counters = self._account.counters.items()
+            gone = (other for other, kept in counters if kept.window > self._window(other))
+            raise NeedsHistory(min(map(self._begins, gone)))
+        return _folded(self._history.of(self._account.member_id), per, window, name)
+
+    def _begins(self, per: Per) -> int:
+        """Since when (milliseconds) what counts in the window may have been recorded."""
+        start = window_start(per, self._window(per))
         if start is None:
             raise Broken("the window of all time is always kept")
-        since = milliseconds(day_begins(start, self._zone) - FUTURE_TOLERANCE)
-        if self._history is None or self._history.since > since:
-            raise NeedsHistory(since)
-        return _folded(self._history.of(self._account.member_id), per, window, name)
+        return milliseconds(day_begins(start, self._zone) - FUTURE_TOLERANCE)
 
     def count(self, per: Per, name: str, by: int) -> Count:
         """The addition to make when `by` more is used."""
         return Count(per, self._window(per), name, by)
 
-    def paid_around(self, name: str, at: int, every: Duration) -> list[int]:
-        """The instants that a cooldown of `every` may keep apart from `at` (milliseconds).
+    def paid_around(self, name: str, at: int, longest: Mapping[str, timedelta]) -> list[int]:
+        """The instants that a cooldown may keep apart from `at` (milliseconds), by how `longest`
+        that and all other cooldowns of the event may last.
 
-        The account keeps the newest only; for an event before it the history tells the others.
+        The account keeps the newest only; for an event before it the history tells the others:
+        NeedsHistory, for all of these cooldowns at once.
         """
         last = self.last(name)
         if last is None or last <= at:
             return [] if last is None else [last]
-        # No month has more than 31 days, no day of the wall clock more than 48 hours.
-        longest = timedelta(days=2 * every.days + 31 * every.months + 1, seconds=every.seconds)
-        since = at - (longest + FUTURE_TOLERANCE) // timedelta(milliseconds=1)
-        if self._history is None or self._history.since > since:
-            raise NeedsHistory(since)
+        if self._history is None or self._history.since > _before(at, longest[name]):
+            later = (lasts for other, lasts in longest.items() if (self.last(other) or at) > at)
+            raise NeedsHistory(_before(at, max(later)))
         own = self._history.of(self._account.member_id)
         told = (entry.cooldowns.get(name) for entry in own)
         return [last, *(paid for paid in told if paid is not None)]
@@ -167,6 +173,17 @@ class Usage:
     def last(self, name: str) -> int | None:
         """When (milliseconds) the cooldown's clock last started; None for never."""
         return self._account.cooldowns.get(name)
+
+
+def longest(every: Duration) -> timedelta:
+    """What a cooldown lasts at most: no month has more than 31 days, no day of the wall clock more
+    than 48 hours."""
+    return timedelta(days=2 * every.days + 31 * every.months + 1, seconds=every.seconds)
+
+
+def _before(at: int, lasts: timedelta) -> int:
+    """Since when (milliseconds) an event may have been recorded that lies so long before `at`."""
+    return at - (lasts + FUTURE_TOLERANCE) // timedelta(milliseconds=1)
 
 
 def _folded(history: Iterable[Entry], per: Per, window: int, name: str) -> int:

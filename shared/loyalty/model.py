@@ -9,7 +9,7 @@ happens as postings and counts; `Account.after(entry)` is the single place that 
 for the command that is being committed as for the history that is being folded.
 """
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, Final, Literal, NamedTuple
 
@@ -105,12 +105,12 @@ class NeedsProfile(Exception):
         self.member_id = member_id
 
 
-class NeedsAccount(Exception):
-    """A decision touches another member too."""
+class NeedsAccounts(Exception):
+    """A decision touches other members too."""
 
-    def __init__(self, member_id: str) -> None:
-        super().__init__(f"account of {member_id} needed")
-        self.member_id = member_id
+    def __init__(self, member_ids: Sequence[str]) -> None:
+        super().__init__(f"accounts of {', '.join(member_ids)} needed")
+        self.member_ids = member_ids
 
 
 @dataclass(frozen=True, slots=True)
@@ -412,9 +412,13 @@ def brings_another(entry: Entry) -> bool:
 
 @dataclass(frozen=True, slots=True)
 class Known:
-    """What a decision is made on: accounts by member (None: no such member), the history if it
+    """What a decision is made on: accounts by member (None: no such member), their history if it
     was asked for, the points left in budgets that were asked for, and profiles that were asked
-    for, to be compared and for nothing else: they are personal, and no entry may tell of them."""
+    for, to be compared and for nothing else: they are personal, and no entry may tell of them.
+
+    What a decision asks for it asks for at once, as far as it can tell: how often it asks must not
+    depend on the program, nor on what is stored.
+    """
 
     accounts: Mapping[str, Account | None]
     history: History | None = None
@@ -427,12 +431,24 @@ class Known:
             raise NeedsProfile(member_id)
         return self.profiles[member_id]
 
+    def history_since(self, since: int) -> History:
+        """What was recorded at or after an instant (milliseconds), and maybe before; NeedsHistory
+        if it was not read so far back."""
+        if self.history is None or self.history.since > since:
+            raise NeedsHistory(since)
+        return self.history
+
+    def ask_for(self, member_ids: Iterable[str]) -> None:
+        """NeedsAccounts of those of these members whose accounts were not read."""
+        unknown = [m for m in dict.fromkeys(member_ids) if m not in self.accounts]
+        if unknown:
+            raise NeedsAccounts(unknown)
+
     def account(self, member_id: str) -> Account:
-        """The member's account, or the one that it was merged into; NeedsAccount if it was not
+        """The member's account, or the one that it was merged into; NeedsAccounts if it was not
         read. Refusal `member_not_found` if there is none, `member_erased` if there was one."""
         for _ in range(len(self.accounts) + 1):
-            if member_id not in self.accounts:
-                raise NeedsAccount(member_id)
+            self.ask_for([member_id])
             account = self.accounts[member_id]
             if account is None:
                 raise Refusal("member_not_found", "No member of this program has this id.")

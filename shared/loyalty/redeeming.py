@@ -30,7 +30,6 @@ from loyalty.model import (
     Hold,
     Known,
     NeedsBudgets,
-    NeedsHistory,
     Posting,
     Refusal,
 )
@@ -438,13 +437,10 @@ def spent(entry: Entry) -> int:
 
 def restored_before(known: Known, redemption: Entry) -> int:
     """How much of a redemption refunds have given back so far; it may ask for the history."""
-    history = known.history
-    if history is None or history.since > redemption.recorded_at:
-        raise NeedsHistory(redemption.recorded_at)
     identity = redemption_id(redemption)
     return sum(
         points
-        for entry in history.entries
+        for entry in known.history_since(redemption.recorded_at).entries
         for name, points in (entry.explanation or {}).get("s", ())
         if name == identity
     )

@@ -25,7 +25,6 @@ from loyalty.model import (
     Entry,
     History,
     Known,
-    NeedsHistory,
     Posting,
     Refusal,
     Waiting,
@@ -571,12 +570,11 @@ def _restore(
     draws: dict[str, int] = {}
     today = draft.today
     grace = draft.rulebook.program.refunds.expired_grace
-    for spending in paid:
+    own = _own(draft, known, paid)
+    if own:
+        known.history_since(min(spending.entries[0].recorded_at for spending in own))
+    for spending in own:
         first = spending.entries[0]
-        if any(entry.kind == "cancel" for entry in spending.entries):
-            continue
-        if not _is_own(draft, known, first):
-            continue
         whole = -spent(first)
         at_all = int(whole * (1 if after.whole else given.part(after.back)))
         so_far = restored_before(known, first)
@@ -596,6 +594,13 @@ def _restore(
             for name, pieces in given_back.items():
                 draws[name] = draws.get(name, 0) + pieces
     return Restored(restored, tuple(vouchers), tuple(counts), draws)
+
+
+def _own(draft: Draft, known: Known, paid: Sequence[Spending]) -> list[Spending]:
+    """Those that the drafted member made and that were not cancelled."""
+    kept = [s for s in paid if all(entry.kind != "cancel" for entry in s.entries)]
+    known.ask_for(spending.entries[0].member_id for spending in kept)
+    return [spending for spending in kept if _is_own(draft, known, spending.entries[0])]
 
 
 def _is_own(draft: Draft, known: Known, redemption: Entry) -> bool:
@@ -777,10 +782,7 @@ def _expired(
     """
     if not points or event is None or not _may_have_expired(draft, event, end):
         return 0
-    history = known.history
-    if history is None or history.since > event.recorded_at:
-        raise NeedsHistory(event.recorded_at)
-    later = _later(history, event)
+    later = _later(known.history_since(event.recorded_at), event)
     postings = [p for e in later for p in _of_shared_lots(e)]
     gone: int = _gone((*postings, *draft.postings), end)
     # What earlier refunds have counted as expired is not there for this one.

@@ -25,7 +25,7 @@ from typing import Any, Final, Literal, NamedTuple
 from loyalty.commands import Event, Line, Purchase
 from loyalty.dates import Duration, Per, day_number, from_milliseconds, local, milliseconds
 from loyalty.fields import PURCHASES, WEEKDAYS, LocalTime
-from loyalty.limits import ONCE, PROGRAM_POINTS, Usage, cooled_down, token
+from loyalty.limits import ONCE, PROGRAM_POINTS, Usage, cooled_down, longest, token
 from loyalty.lots import available_on, expiry
 from loyalty.model import MAX_POINTS, Account, Count, Day, NeedsBudgets, Refusal
 from loyalty.program import (
@@ -377,7 +377,7 @@ class _Held:
     that of an explanation: `rules` of them are rules, the rest offers.
 
     Conditions that several share stand once in `conditions`; `condition_of` has each source's
-    number in it.
+    number in it. `longest` is what their cooldowns last at most, by their names.
     """
 
     def __init__(self, sources: Sequence[_Source]) -> None:
@@ -387,6 +387,11 @@ class _Held:
         self.conditions = tuple(dict.fromkeys(source.conditions for source in sources))
         numbers = {conditions: n for n, conditions in enumerate(self.conditions)}
         self.condition_of = [numbers[source.conditions] for source in sources]
+        self.longest: dict[str, timedelta] = {}
+        for source in sources:
+            lasts = [longest(f.every) for f in source.frequencies if f.every is not None]
+            if lasts:
+                self.longest[source.times_token] = max(lasts)
         self._always: list[int] = []
         self._by_name: list[dict[str, list[int]]] = [{}, {}, {}]
         for source in sources:
@@ -754,7 +759,9 @@ class Rulebook:
     def _too_often(self, source: _Source, moment: _Moment, usage: Usage) -> Reason | None:
         for frequency in source.frequencies:
             if frequency.every is not None:
-                if not _is_cool(usage, source.times_token, frequency.every, moment, self.program):
+                lasts = self._held[moment.event.type].longest
+                paid = usage.paid_around(source.times_token, moment.occurred_at, lasts)
+                if not _is_cool(paid, frequency.every, moment, self.program):
                     return "cooldown"
             elif frequency.per is not None and frequency.times is not None:
                 used = usage.used(frequency.per, source.times_token)
@@ -1202,9 +1209,9 @@ def earning_base(program: Program, purchase: Purchase) -> tuple[int, ...]:
     return tuple(amounts)
 
 
-def _is_cool(usage: Usage, name: str, every: Duration, moment: _Moment, program: Program) -> bool:
-    """Whether no event that paid lies closer than the cooldown, before or after this one."""
-    for paid_at in usage.paid_around(name, moment.occurred_at, every):
+def _is_cool(paid: Iterable[int], every: Duration, moment: _Moment, program: Program) -> bool:
+    """Whether none of the instants lies closer than the cooldown, before or after this one."""
+    for paid_at in paid:
         earlier, later = sorted((paid_at, moment.occurred_at))
         if milliseconds(cooled_down(earlier, every, program.zone)) > later:
             return False

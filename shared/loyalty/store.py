@@ -31,7 +31,7 @@ from loyalty.model import (
     Entry,
     History,
     Known,
-    NeedsAccount,
+    NeedsAccounts,
     NeedsBudgets,
     NeedsHistory,
     NeedsProfile,
@@ -81,8 +81,11 @@ CROWDED_SECONDS: Final = 1.0
 be its own next command that others cannot get in between."""
 CROWDED_MEMBERS: Final = 1000
 """More of them are not remembered."""
-LOOKS: Final = 12
-"""How often a decision may ask for more to be read."""
+LOOKS: Final = 24
+"""How often a decision may ask for more to be read. Where nothing moves meanwhile none asks more
+than 15 times, whatever the program and the data: an award for which refunds were waiting, late for
+its windows, its cooldowns and its referrer's windows, which pays the referral from budgets that are
+nearly used up."""
 PROGRAM_REFRESH_SECONDS: Final = 20.0
 """Age at which the list of versions is read again; below the delay of publishing."""
 PASSING: Final = ("time_zone", "expiry", "tiers", "notifications")
@@ -989,9 +992,13 @@ class Store:
             known = replace(known, budgets={name: p.points for name, p in sight.pools.items()})
             try:
                 decision = decide(known)
-            except NeedsAccount as need:
-                accounts = self.followed(program_id, [need.member_id], known.accounts)
-                sight.known, sight.certain = replace(known, accounts=accounts), False
+            except NeedsAccounts as need:
+                accounts = self.followed(program_id, need.member_ids, known.accounts)
+                history = known.history
+                if history is not None:
+                    accounts, history = self._with_history(program_id, accounts, history.since)
+                sight.known = replace(known, accounts=accounts, history=history)
+                sight.certain = False
                 continue
             except NeedsProfile as need:
                 kept = self.record(f"{program_id}#member#{need.member_id}", "profile") or {}

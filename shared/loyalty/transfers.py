@@ -40,7 +40,6 @@ from loyalty.model import (
     Day,
     Entry,
     Known,
-    NeedsHistory,
     Posting,
     Refusal,
     iso,
@@ -147,9 +146,7 @@ def _fresh(sender: Draft, known: Known, terms: Transfers) -> dict[Day, int]:
         return {}
     first = _first_fresh(from_day_number(sender.today), wait)
     since = milliseconds(day_begins(first, sender.rulebook.program.zone))
-    if known.history is None or known.history.since > since:
-        raise NeedsHistory(since)
-    entries = known.history.of(sender.before.member_id)
+    entries = known.history_since(since).of(sender.before.member_id)
     own = [e for e in entries if e.member_id == sender.before.member_id and e.recorded_at >= since]
     came: dict[Day, int] = {}
     for posting in (*(p for entry in own for p in entry.postings), *sender.postings):
@@ -157,9 +154,8 @@ def _fresh(sender: Draft, known: Known, terms: Transfers) -> dict[Day, int]:
             came[end] = came.get(end, 0) + points
     refunds = [e for e in own if any(end in came for end, _ in _claimed(e))]
     began = {e.partition for e in entries if e.kind != "reverse"}
-    before = _earliest(sender, first)
-    if any(e.partition not in began for e in refunds) and known.history.since > before:
-        raise NeedsHistory(before)
+    if any(e.partition not in began for e in refunds):
+        known.history_since(_earliest(sender, first))
     given = _given(entries, since, day_number(first))
     for refund in refunds:
         for end, points in _claimed(refund):
