@@ -23,7 +23,7 @@ from loyalty.model import MAX_POINTS, Account, NeedsBudgets
 from loyalty.rules import BUDGET_HIT, Evaluation, LimitHit, Rulebook
 from loyalty.validation import parse
 from tests import workers
-from tests.faults import Fault
+from tests.faults import Fault, asked_of
 from tests.programs import shop, smallest
 from tests.strategies import (
     BEGINNINGS,
@@ -690,7 +690,103 @@ def test_somebody_else_takes_the_last_points_between_look_and_draw(house: House)
     assert (left(), house.shards().count(0)) == (0, SHARDS)
 
 
+# More shards than a transaction has items
+
+DOZEN = [f"c{n}" for n in range(12)]
+
+
+def publish_a_dozen(house: House, total: int, program: int) -> None:
+    """Twelve campaigns with budgets, each of which adds to a purchase as much as it gives alone."""
+    campaigns = [campaign(name, "2", budget={"points": total}) for name in DOZEN]
+    combined = {"combine": "add"}
+    house.publish(campaigns=campaigns, budget={"points": program}, multipliers=combined)
+
+
+def items_sent(house: House) -> list[int]:
+    """The number of items of each transaction that is sent from now on."""
+    sent: list[int] = []
+    house.client.meta.events.register(
+        "before-send.dynamodb.TransactWriteItems",
+        lambda request, **_: sent.append(len(asked_of(request)["TransactItems"])),
+    )
+    return sent
+
+
+def test_a_draw_from_every_shard_of_a_dozen_budgets_is_gathered_first(house: House) -> None:
+    publish_a_dozen(house, 8_000, 104_000)
+    done(workers.enrol("ana"))
+    sent = items_sent(house)
+    answer = done(workers.purchase("order", "ana", 800_000))
+    assert (answer["points"], answer["limited_by"]) == (104_000, [])
+    # Thirteen budgets are made, one of them is gathered, all are drawn on.
+    assert sent == [*[SHARDS] * 14, 2 + 12 * SHARDS + 1]
+    assert [left(f"campaign:{name}") for name in DOZEN] == [0] * 12
+    done(workers.reverse("order", "back"))
+    assert [left(f"campaign:{name}") for name in DOZEN] == [8_000] * 12
+    assert left() == 104_000
+    house.proved()
+
+
+def test_what_somebody_takes_from_the_gathered_points_is_missed_by_nobody(house: House) -> None:
+    publish_a_dozen(house, 8_000, 104_000)
+    for who in ("ana", "ben"):
+        done(workers.enrol(who))
+    # Just before a budget is gathered, and just before all are drawn on.
+    other = {n: workers.meanwhile(workers.purchase(f"{n}", "ben", 100)) for n in (13, 14)}
+    house.faults.follow(other, of="TransactWriteItems")
+    answer = done(workers.purchase("order", "ana", 800_000))
+    assert answer["points"] == 104_000 - 2 * 13
+    # The program could not pay the last two points of the last campaign.
+    assert [left(f"campaign:{name}") for name in DOZEN] == [*[0] * 11, 2]
+    assert left() == 0
+    house.proved()
+
+
+@pytest.mark.parametrize("fault", ["answer lost", "request lost", "conflict"])
+def test_points_are_gathered_once_whatever_happens_to_it(house: House, fault: Fault) -> None:
+    publish_a_dozen(house, 8_000, 104_000)
+    done(workers.enrol("ana"))
+    house.faults.follow({13: fault}, of="TransactWriteItems")
+    assert done(workers.purchase("order", "ana", 800_000))["points"] == 104_000
+    assert left() == 0
+    house.proved()
+
+
 # Sixty-four at once
+
+
+def test_64_clients_at_once_gather_the_same_budgets_and_overdraw_none(
+    house: House, clients: Clients
+) -> None:
+    """Each wants nine tenths of twelve budgets, and every fourth brings it back."""
+    publish_a_dozen(house, 10_000, 130_000)
+    for i in range(CLIENTS):
+        done(workers.enrol(f"member-{i}"))
+    scripts = [
+        [
+            workers.purchase(f"order-{i}", f"member-{i}", 900_000),
+            *[workers.reverse(f"order-{i}", f"return-{i}")] * (i % 4 == 0),
+        ]
+        for i in range(CLIENTS)
+    ]
+    done(workers.purchase("first", "member-1", 100))  # the budgets are made
+    played = clients.play(house.endpoint, house.tables, scripts, seed=7, abreast=True)
+    assert {answer.status for answer in played.flat} == {201}
+    members = house.proved()
+    drawn: Counter[str] = Counter()
+    for _, history in members.values():
+        for entry in history:
+            drawn.update((entry.explanation or {}).get("b", {}))
+            if entry.kind == "reverse":
+                [award] = [e for e in history if e.kind == "award"]
+                drawn.subtract((award.explanation or {}).get("b", {}))
+    totals = {f"campaign:{name}": 10_000 for name in DOZEN} | {"program": 130_000}
+    for name, total in totals.items():
+        assert left(name) == total - drawn[name]
+        assert min(house.shards(name)) >= 0
+    remaining = left()
+    assert remaining is not None
+    assert sum(account.balance for account, _ in members.values()) == 130_000 - remaining
 
 
 def test_64_clients_at_once_share_out_exactly_what_is_left(house: House, clients: Clients) -> None:

@@ -665,6 +665,69 @@ def test_publishing_lists_contradictions_and_unsupported_parts_together(
     }
 
 
+def budgeted(n: int, **dates: Any) -> dict[str, Any]:
+    return {"campaign_id": f"c{n}", "multiplier": 2, "budget": {"points": 9}, **dates}
+
+
+MINUTES = [
+    budgeted(0, **{"from": "2026-01-05", "until": "2026-01-06"}),
+    budgeted(1, until="2026-01-06T12:00"),
+    budgeted(2, when={"from": "2026-01-06T12:00"}),
+]
+
+
+@pytest.mark.parametrize(
+    ("campaigns", "found"),
+    [
+        ([budgeted(n) for n in range(12)], []),
+        ([budgeted(n) for n in range(14)], ["/campaigns/12/budget", "/campaigns/13/budget"]),
+        ([budgeted(0, until="2026-01-31"), *(budgeted(n) for n in range(1, 13))], ["12"]),
+        (
+            [
+                *(budgeted(n, until="2026-01-31") for n in range(12)),
+                *(budgeted(n, when={"from": "2026-02-01"}) for n in range(12, 24)),
+            ],
+            [],
+        ),
+        ([*MINUTES, *(budgeted(n) for n in range(3, 12))], []),
+        ([*MINUTES, *(budgeted(n) for n in range(3, 13))], ["2"]),
+        ([*(budgeted(n) for n in range(12)), {"campaign_id": "free", "multiplier": 2}], []),
+        (
+            [
+                *(budgeted(n) for n in range(12)),
+                budgeted(12, until="2026-01-05", when={"from": "2026-01-06"}),
+            ],
+            [],
+        ),
+    ],
+    ids=[
+        "twelve",
+        "fourteen",
+        "one ends some day",
+        "one dozen after the other",
+        "a minute shared by three of twelve",
+        "a minute shared by three of thirteen",
+        "one without a budget",
+        "one that never counts",
+    ],
+)
+def test_publishing_refuses_more_budgets_at_once_than_a_transaction_has_room_for(
+    campaigns: list[Any], found: list[str]
+) -> None:
+    document = smallest(campaigns=campaigns)
+    faults: tuple[Any, ...] = ()
+    try:
+        validation.publishable(document)
+    except Faults as error:
+        faults = error.faults
+    assert {fault.code for fault in faults} <= {"too_many_budgets"}
+    assert [f.pointer for f in faults] == [
+        place if place.startswith("/") else f"/campaigns/{place}/budget" for place in found
+    ]
+    # What was published once stays readable.
+    parse(document)
+
+
 def test_the_shop_of_the_tests_can_be_published() -> None:
     assert validation.publishable(shop()).reward_by_id["free-coffee"].cost_for(None) == 100
 

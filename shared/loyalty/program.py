@@ -591,7 +591,9 @@ class Campaign(Dated):
     when: Maybe[When] = Field(default=None, description="Conditions; absent: always.")
     match: Maybe[Match] = Field(default=None, description="Lines that count; absent: all.")
     budget: Maybe[Budget] = Field(
-        default=None, description="What it may add; when reached, the campaign stops."
+        default=None,
+        description="What it may add; when reached, the campaign stops. Of campaigns that count "
+        "at one moment at most 12 may have one.",
     )
 
 

@@ -884,6 +884,9 @@ class Store:
                     raise
                 sight.known = Known(fresh)
                 continue
+            if len(requests) > TRANSACTION_ITEMS:
+                self._gather(program_id, sight, decision, len(requests) - TRANSACTION_ITEMS)
+                continue
             sent += 1
             asked = self._monotonic()
             outcome = self._transact(requests, owners)
@@ -1255,6 +1258,29 @@ class Store:
                 "ExpressionAttributeValues": values,
             }
         }
+
+    def _gather(self, program_id: str, sight: "_Sight", decision: Decision, too_many: int) -> None:
+        """Move what a decision draws from several shards of a budget into one of them, of as many
+        budgets as it takes for a transaction that has so many items `too_many`.
+
+        The budget has as much as before. Who draws on it meanwhile may be in the way, or take what
+        was moved: it is looked at again.
+        """
+        draws = decision.all_draws.items()
+        parts = {name: allocate(sight.pools[name], n) for name, n in draws if n > 0}
+        if sum(len(shards) - 1 for shards in parts.values()) < too_many:
+            raise Broken("a command of more items than a transaction may have")
+        for name in sorted(parts, key=lambda name: -len(parts[name])):
+            if too_many <= 0:
+                break
+            pool, (into, *others) = sight.pools[name], parts[name]
+            taken = {shard: parts[name][shard] for shard in others}
+            moves = {**taken, into: -sum(taken.values())}
+            self._attempted(
+                [self._draw(program_id, name, n, part, pool, None) for n, part in moves.items()]
+            )
+            sight.pools[name] = self._whole_pool(program_id, name)
+            too_many -= len(others)
 
     def _left(self, program_id: str, name: str, total: int, version: int) -> Pool:
         """What the budget would have left if its total were this; nothing is written."""

@@ -2,18 +2,22 @@
 
 `parse` raises `Faults` with everything that is wrong and where in the document it stands, the
 contradictions between fields as well, which no single field shows. A program that it returns can
-always be evaluated. `publishable` also refuses what is understood but not evaluated yet.
+always be evaluated. `publishable` also refuses what is understood but not evaluated yet, and more
+budgets at once than one award could draw on.
 """
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from datetime import time
-from typing import Any
+from datetime import date, time
+from heapq import heappop, heappush
+from itertools import chain
+from typing import Any, Final
 
 from pydantic import ValidationError
 
 from loyalty.fields import PRINTABLE, PRINTABLE_LINES, PURCHASES
 from loyalty.program import (
+    Campaign,
     Dated,
     Location,
     Match,
@@ -72,6 +76,12 @@ _READABLE = {
 
 # Beyond this a list helps nobody, and an answer that a Lambda may give (6 MB) could not hold it.
 MOST_FAULTS = 5000
+
+BUDGETS_AT_ONCE: Final = 12
+"""Campaigns with a budget that may count at one moment, since one event can meet all of them. The
+transaction of an award takes 100 items, and may need 86 for the rest: four for a member and who
+brought it, 40 for stocks that lapsed holds of both give back, 40 for vouchers and stocks of
+redemptions that a waiting refund restores, one for that, one for the program's budget."""
 
 type Path = tuple[str | int, ...]
 
@@ -550,15 +560,42 @@ def _ignored(program: Program) -> Iterator[_Found]:
                 yield path, "not_supported_yet", "is understood, but not evaluated yet"
 
 
+type _Moment = tuple[date, time]
+
+
+def _too_many_budgets(program: Program) -> Iterator[_Found]:
+    """Campaigns with a budget that begin while as many others count as may count at once."""
+    spans = [(_span(c), i) for i, c in enumerate(program.campaigns) if c.budget is not None]
+    ends: list[_Moment] = []
+    for (begins, end), i in sorted(spans):
+        while ends and ends[0] < begins:
+            heappop(ends)
+        if begins <= end:
+            heappush(ends, end)
+        if len(ends) > BUDGETS_AT_ONCE:
+            yield (
+                ("campaigns", i, "budget"),
+                "too_many_budgets",
+                f"is one of more than {BUDGETS_AT_ONCE} that count when its campaign begins",
+            )
+
+
+def _span(campaign: Campaign) -> tuple[_Moment, _Moment]:
+    """From when a campaign may count, and to the end of which minute, in wall-clock time."""
+    dated = [part for part in (campaign, campaign.when) if part is not None]
+    begins = [(part.from_.day, part.from_.at or time.min) for part in dated if part.from_]
+    ends = [(part.until.day, part.until.at or time.max) for part in dated if part.until]
+    return max(begins, default=(date.min, time.min)), min(ends, default=(date.max, time.max))
+
+
 def publishable(document: Any) -> Program:
     """Read a document that is to take effect.
 
-    `Faults` lists everything that is wrong with it, and the parts that are not evaluated yet.
+    `Faults` lists everything that is wrong with it, the parts that are not evaluated yet, and
+    budgets beyond those that one award can draw on.
     """
     whole, found = _examine(document)
     if whole is not None:
-        _add(
-            found,
-            ((whole.place(path), code, detail) for path, code, detail in _ignored(whole.program)),
-        )
+        more = chain(_ignored(whole.program), _too_many_budgets(whole.program))
+        _add(found, ((whole.place(path), code, detail) for path, code, detail in more))
     return _program(whole, found)
