@@ -37,6 +37,7 @@ WAITING_REFUNDS: Final = 20
         "idempotency_key_reused",
         "too_many_points",
         "account_too_large",
+        "entry_too_large",
     ),
 )
 def award(request: Request, event: Event) -> Response:

@@ -10,10 +10,11 @@ from loyalty.edge import (
     Request,
     Response,
     cursor,
-    history_page,
+    page_of,
     position,
     store,
 )
+from loyalty.history import history_page
 from loyalty.model import Account, Known
 from loyalty.program import Program
 
@@ -95,11 +96,12 @@ def rewards(request: Request) -> Response:
         lambda known: redeeming.catalog(rulebook, known, account.member_id, page, request.now),
         request.now,
     )
-    more = begin + limit < len(program.rewards)
+    items, cut = page_of((projections.reward(program, each) for each in offered), limit)
+    more = cut or begin + limit < len(program.rewards)
     catalog: projections.Catalog = {
-        "items": [projections.reward(program, each) for each in offered],
+        "items": items,
         "balance": standing.balance,
-        "next_cursor": cursor(page[-1].reward_id) if more else None,
+        "next_cursor": cursor(items[-1]["reward_id"]) if more else None,
     }
     return Response(catalog)
 

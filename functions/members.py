@@ -20,8 +20,8 @@ from loyalty.edge import (
     Response,
     answer,
     store,
-    whole_history_page,
 )
+from loyalty.history import whole_history_page
 from loyalty.model import Known, Refusal
 from loyalty.store import Committed, KeyReused, Unavailable
 
@@ -361,8 +361,10 @@ def export(request: Request) -> Response:
         "merged_member_ids": aliases,
         "balance": projections.balance(rulebook, account, request.now),
         "notes": [{"note": r["note"], "by": r["by"], "at": rfc3339(r["at"])} for r in notes],
-        "entries": whole_history_page(request, ids),
+        "entries": {"items": [], "next_cursor": None},
     }
+    beside = projections.answer_bytes(body)
+    body["entries"] = whole_history_page(request, ids, beside=beside)
     return Response(body)
 
 

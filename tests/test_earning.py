@@ -21,7 +21,7 @@ from loyalty.earning import complete_profile, scanned_location, update
 from loyalty.explanations import decimal, explain, reasons_of, shares_of
 from loyalty.limits import ONCE, PROGRAM_POINTS, Usage, colliding, token
 from loyalty.model import Account, Count, Counts, Entry, Known, Refusal
-from loyalty.projections import Explained, awarded, checked_in
+from loyalty.projections import Explained, answer_bytes, awarded, checked_in, history_rows
 from loyalty.refunds import Given
 from loyalty.rounding import spread
 from loyalty.rules import Rulebook
@@ -1377,6 +1377,23 @@ def test_an_explanation_of_another_version_is_a_defect_shown_loudly() -> None:
         shares_of(later, entry.explanation, event, entry.occurred_at)
     with pytest.raises(ValueError):
         explain(later, entry.explanation, "purchase", number("2026-03-10"))
+
+
+def test_what_no_answer_could_hold_is_left_out_but_not_what_fired() -> None:
+    silent = [
+        rule(f"r{n}", name="\N{BEER MUG}" * 200, match={"products": ["tea"]}) for n in range(5_000)
+    ]
+    ledger = shop(*silent, rule("paid"))
+    entry = basket(ledger, line(100))
+    answer = awarded(ledger.rulebook, entry)
+    told = [row["rule_id"] for row in answer["explanation"]]
+    assert 2_000 < len(told) < 5_000
+    assert told == [*(f"r{n}" for n in range(len(told) - 1)), "paid"]
+    assert len(told) + answer["explanation_left_out"] == 5_001
+    assert answer_bytes(answer) < 3_100_000
+    [row] = history_rows(ledger.rulebook, entry)
+    assert row["explanation"] == answer["explanation"]
+    assert row["explanation_left_out"] == answer["explanation_left_out"]
 
 
 def test_an_award_explains_itself_to_the_last_date() -> None:

@@ -437,10 +437,11 @@ def test_an_answer_without_a_type_is_plain_text(answer: Callable[[Any], httpx.Re
         {"statusCode": 200, "body": "not base64!", "isBase64Encoded": True},
         {"statusCode": 200, "headers": {"x": "a\r\nset-cookie: b"}},
         {"statusCode": 200, "headers": ["x"]},
-        {"statusCode": 200, "body": "x" * (6 * 1024 * 1024 + 1)},
+        {"statusCode": 200, "body": "x" * (6 * 1024 * 1024)},
+        {"statusCode": 200, "body": '"' * (3 * 1024 * 1024)},
         {1, 2},
     ],
-    ids=range(8),
+    ids=range(9),
 )
 def test_an_answer_that_is_none_is_an_internal_error(
     answer: Callable[[Any], httpx.Response], value: Any

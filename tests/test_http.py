@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 import signal
 import uuid
@@ -820,6 +821,93 @@ def test_a_page_is_not_moved_by_what_comes_after_it(shop: Shop) -> None:
     second = shop.get("/members/mila/entries", limit=3, cursor=first["next_cursor"])
     seen = [row["seq"] for row in first["items"] + second["items"]]
     assert seen == [7, 6, 5, 4, 3, 2]
+
+
+def many_rules(number: int) -> list[Json]:
+    """So many rules, each with its own product and a name of some length."""
+    return [
+        {
+            "rule_id": f"rule-{n}",
+            "name": f"Ten points for each of product {n} that is bought in any of our shops",
+            "trigger": "purchase",
+            "match": {"products": [f"product-{n}"]},
+            "earn": {"points": 10, "per_quantity": 1},
+        }
+        for n in range(number)
+    ]
+
+
+LAMBDA_BYTES = 6 * 1024 * 1024
+"""The largest answer of a function, whose body is a JSON text within JSON."""
+
+
+def in_lambda(answer: httpx.Response) -> int:
+    return len(json.dumps(answer.text, ensure_ascii=False).encode())
+
+
+@pytest.mark.parametrize("path", ["entries", "export"])
+def test_pages_under_2000_rules_hold_every_row_once_and_are_no_larger_than_lambda_answers(
+    open_shop: Callable[..., Shop], path: str
+) -> None:
+    shop = open_shop(rules=[BY_EURO, *many_rules(2_000)])
+    for number in range(24):
+        assert shop.buy(f"order-{number}", 1000)["points"] == 10
+    seen: list[Json] = []
+    query: Json = {"limit": 100}
+    while True:
+        answer = shop.service.http.get(
+            f"{shop.base}/members/mila/{path}", params=query, headers=shop.service.headers("staff")
+        )
+        assert answer.status_code == 200, answer.text
+        assert in_lambda(answer) <= 5_001_000
+        page = answer.json() if path == "entries" else answer.json()["entries"]
+        seen += page["items"]
+        if page["next_cursor"] is None:
+            break
+        query["cursor"] = page["next_cursor"]
+        assert len(page["items"]) > 10, "a page is as long as it can be"
+    assert [row["seq"] for row in seen] == list(range(25, 0, -1))
+    assert {len(row["explanation"]) for row in seen} == {0, 2001}
+
+
+def test_an_award_of_500_lines_under_2000_rules_with_the_longest_names_is_answered_whole(
+    open_shop: Callable[..., Shop],
+) -> None:
+    rules = [rule | {"name": "\N{BEER MUG}" * 200} for rule in many_rules(2_000)]
+    shop = open_shop(rules=rules, limits=[])
+    lines = [
+        {"line_id": f"{n:0128}", "product_id": f"product-{n}", "quantity": 1, "amount": 100}
+        for n in range(500)
+    ]
+    answer = shop.award("order-1", "purchase", purchase={"currency": "EUR", "lines": lines})
+    assert answer.status_code == 201
+    assert (answer.json()["points"], len(answer.json()["explanation"])) == (5000, 2000)
+    assert in_lambda(answer) < LAMBDA_BYTES
+    [row, _] = shop.entries()
+    assert row["explanation"] == answer.json()["explanation"]
+
+
+def test_pages_of_rewards_are_no_larger_than_lambda_answers(open_shop: Callable[..., Shop]) -> None:
+    words = {"description": "é" * 20_000, "terms": "é" * 20_000}
+    rewards = [
+        {"reward_id": f"r{n}", "kind": "gift", "name": "Words", "cost": 1, **words}
+        for n in range(65)
+    ]
+    shop = open_shop(rewards=rewards)
+    seen: list[str] = []
+    query: Json = {"limit": 100}
+    while query.get("cursor", "") is not None:
+        answer = shop.service.http.get(
+            f"{shop.base}/members/mila/rewards",
+            params=query,
+            headers=shop.service.headers("staff"),
+        )
+        assert answer.status_code == 200, answer.text
+        assert in_lambda(answer) <= 5_001_000
+        seen += [reward["reward_id"] for reward in answer.json()["items"]]
+        query["cursor"] = answer.json()["next_cursor"]
+        assert len(seen) > 60
+    assert seen == [reward["reward_id"] for reward in rewards]
 
 
 def test_a_past_balance_is_what_was_answered_then(

@@ -43,6 +43,7 @@ BESIDE = {
         "dates", "model", "validation", "codes", "commands", "decisions", "rules", "projections",
         "store", "pages", "problems",
     },
+    "history": {"model", "projections", "edge"},
     "segments": {"store", "edge"},
     # What holds the laws against stored items knows how they are stored, and touches no table.
     "verification": {

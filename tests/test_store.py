@@ -531,6 +531,44 @@ def test_an_enrolment_whose_referral_code_is_taken_draws_another(house: Shop) ->
     assert done(workers.enrol("ben")) == first
 
 
+def test_a_page_of_history_goes_on_where_the_index_gives_only_a_megabyte(house: Shop) -> None:
+    done(workers.award("first", "ana"))
+    first = edge.store().entry("shop", "e#first")
+    assert first is not None
+    long = first.explanation | {"u": {"budget": "9" * 20_000}}
+    later = [
+        replace(first, seq=seq, partition=f"e#later-{seq}", explanation=long)
+        for seq in range(3, 103)
+    ]
+    puts = [{"PutRequest": {"Item": entry_item(entry)}} for entry in later]
+    workers.put_all(house.direct, house.tables.ledger, puts)
+    page = done(workers.entries("ana", limit="100"))
+    assert [row["seq"] for row in page["items"]] == list(range(102, 2, -1))
+    rest = done(workers.entries("ana", limit="100", cursor=page["next_cursor"]))
+    assert ([row["seq"] for row in rest["items"]], rest["next_cursor"]) == ([2, 1], None)
+
+
+def test_an_entry_that_no_item_could_hold_is_refused_and_leaves_nothing(house: Shop) -> None:
+    rules = [
+        {"rule_id": f"r{n}", "trigger": "purchase", "earn": {"points": 1, "per_quantity": 1}}
+        for n in range(200)
+    ]
+    campaigns = [{"campaign_id": f"c{n}", "name": "More", "multiplier": "1.01"} for n in range(160)]
+    done(workers.publish(shop(rules=rules, campaigns=campaigns, limits=[]), replaces=1))
+    before = house.books()
+    lines = [
+        {"line_id": f"{n:03}" + "\N{BEER MUG}" * 100, "quantity": 1, "amount": 100}
+        for n in range(500)
+    ]
+    order = workers.award("o", "ana", "purchase", purchase={"currency": "EUR", "lines": lines})
+    with house.on(1):
+        answer = send(order)
+        assert (answer.status, answer.body["code"]) == (409, "entry_too_large")
+        assert house.books() == before
+        lines[:] = lines[:250]
+        assert send(order).status == 201
+
+
 def test_an_account_that_is_full_is_refused_but_its_repeats_are_replays(house: Shop) -> None:
     [item] = house.books().accounts
     account = account_of(item)

@@ -228,7 +228,9 @@ def make_response(answer: Any) -> Response:
         headers = _as_text(answer.get("headers") or {})
         cookies = [str(cookie) for cookie in answer.get("cookies") or []]
         unreadable = [text for text in [*headers.values(), *cookies] if _CONTROL.search(text)]
-        if unreadable or not 200 <= status <= 599 or len(body) > MAX_ANSWER_BYTES:
+        # Lambda counts the answer as the function hands it over: a body of JSON as a text in JSON.
+        size = len(json.dumps(answer, ensure_ascii=False).encode())
+        if unreadable or not 200 <= status <= 599 or size > MAX_ANSWER_BYTES:
             raise ValueError("a header, the status or the size is none that HTTP or Lambda allows")
     except (TypeError, ValueError, AttributeError, binascii.Error):
         log.exception("No answer of payload format 2.0: %.500r", answer)

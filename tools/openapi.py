@@ -33,7 +33,10 @@ PATH_PATTERNS = {
     "adjustment_id": "^a-[A-Za-z0-9_-]{1,700}$",
 }
 QUERY = {
-    "limit": ({"type": "integer", "minimum": 1, "maximum": 100, "default": 25}, "Rows a page."),
+    "limit": (
+        {"type": "integer", "minimum": 1, "maximum": 100, "default": 25},
+        "Rows a page at most; one with much in it ends before.",
+    ),
     "cursor": ({"type": "string"}, "`next_cursor` of the page before."),
     "as_of": ({"type": "string", "format": "date-time"}, "A past time."),
     "version": ({"type": "integer", "minimum": 1}, "A published version."),

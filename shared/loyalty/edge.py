@@ -11,7 +11,7 @@ import json
 import os
 import re
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass, field, replace
@@ -30,7 +30,7 @@ from loyalty import store as tables
 from loyalty.codes import Secrets
 from loyalty.dates import milliseconds
 from loyalty.decisions import Guard, key_partition
-from loyalty.model import Entry, Refusal
+from loyalty.model import Refusal
 from loyalty.pages import SIGNED_IN_PATH, SignIn
 from loyalty.problems import PROBLEMS
 from loyalty.store import Committed, KeyReused, Proposed, Store, Unavailable
@@ -46,6 +46,8 @@ PROGRAM_BYTES: Final = 5 * 1024 * 1024
 """A program of 2,000 rules has about 1 MiB."""
 PAGE_LIMIT: Final = 100
 DEFAULT_PAGE_LIMIT: Final = 25
+PAGE_BYTES: Final = 5_000_000
+"""A page ends before its answer is larger: Lambda gives none of more than 6 MiB."""
 RETRY_AFTER_SECONDS: Final = 1
 SCAN_SECONDS: Final = 20.0
 """How long the sweep waits for one page of accounts."""
@@ -598,7 +600,21 @@ def _rendered(response: Response) -> dict[str, Any]:
     return result | {"body": text}
 
 
-# Cursors
+# Pages of a listing
+
+
+def page_of[T](items: Iterable[T], limit: int, *, beside: int = 0) -> tuple[list[T], bool]:
+    """(The items that one page takes, whether there are more.) It may have fewer than `limit`: it
+    ends before the answer has PAGE_BYTES, `beside` of them being taken by what else it says. The
+    first item is on it whatever its size."""
+    taken: list[T] = []
+    room = PAGE_BYTES - beside
+    for item in items:
+        room -= projections.answer_bytes(item)
+        if len(taken) == limit or (taken and room < 0):
+            return taken, True
+        taken.append(item)
+    return taken, False
 
 
 def cursor(position: str) -> str:
@@ -612,85 +628,3 @@ def position(cursor: str) -> str:
         return base64.urlsafe_b64decode(cursor.encode() + b"=" * (-len(cursor) % 4)).decode()
     except (binascii.Error, ValueError):
         raise Problem("invalid_query", "The cursor is not one of ours.") from None
-
-
-# A member's history, which several routes show
-
-
-def history_page(request: Request, member_id: str) -> projections.HistoryPage:
-    """One page of a member's history, newest first; of the one that it was merged into, if it was.
-
-    Refusals: `member_not_found`, `member_erased`; Problem `invalid_query`.
-    """
-    limit, after = request.page()
-    before, skipped, is_alias = _place(after)
-    shown_id = member_id
-    if is_alias:
-        shown_id = store().member(request.program_id, member_id).member_id
-    # One entry may have been shown to its end on the page before, one tells whether there is more.
-    found = store().history_page(request.program_id, shown_id, limit=limit + 2, before=before)
-    if before is None and (not found or found[0].status in ("merged", "erased")):
-        # An empty history, no such member, or one whose history goes on elsewhere or nowhere.
-        shown_id = store().member(request.program_id, member_id).member_id
-        if shown_id != member_id:
-            is_alias = True
-            found = store().history_page(request.program_id, shown_id, limit=limit + 2)
-    rows, place = _rows(request.program_id, found, before, skipped, limit)
-    return {
-        "items": rows,
-        "next_cursor": None if place is None else cursor(f"{place}{'.m' if is_alias else ''}"),
-    }
-
-
-def whole_history_page(request: Request, member_ids: Sequence[str]) -> projections.HistoryPage:
-    """One page of all that one person did under these ids: one id after the other, each newest
-    first. Problem `invalid_query`."""
-    limit, after = request.page()
-    ids = list(member_ids)
-    place: str | None = None
-    if after is not None:
-        first, _, place = position(after).partition(":")
-        if first not in ids:
-            raise Problem("invalid_query", "The cursor is not one of ours.")
-        ids = ids[ids.index(first) :]
-    items: list[projections.HistoryRow] = []
-    for member_id in ids:
-        left = limit - len(items)
-        if not left:
-            return {"items": items, "next_cursor": cursor(f"{member_id}:")}
-        before, skipped, _ = _place(cursor(place) if place else None)
-        found = store().history_page(request.program_id, member_id, limit=left + 2, before=before)
-        rows, place = _rows(request.program_id, found, before, skipped, left)
-        items += rows
-        if place is not None:
-            return {"items": items, "next_cursor": cursor(f"{member_id}:{place}")}
-    return {"items": items, "next_cursor": None}
-
-
-def _rows(
-    program_id: str, found: Sequence[Entry], before: int | None, skipped: int, limit: int
-) -> tuple[list[projections.HistoryRow], str | None]:
-    """(Up to `limit` rows of these entries, the place to go on from if there are more.)"""
-    rows: list[tuple[str, projections.HistoryRow]] = []
-    for entry in found:
-        rulebook = store().rulebook(program_id, entry.version)
-        shown = skipped if entry.seq + 1 == before else 0
-        for number, row in enumerate(projections.history_rows(rulebook, entry)):
-            if number >= shown:
-                rows.append((f"{entry.seq}.{number + 1}", row))
-        if len(rows) > limit:
-            break
-    place = rows[limit - 1][0] if len(rows) > limit else None
-    return [row for _, row in rows[:limit]], place
-
-
-def _place(after: str | None) -> tuple[int | None, int, bool]:
-    """(read entries below this number, rows of the newest of them to skip, whether the member is
-    an alias)."""
-    if after is None:
-        return None, 0, False
-    seq, _, rest = position(after).partition(".")
-    rows, _, alias = rest.partition(".")
-    if not (seq.isdecimal() and rows.isdecimal() and alias in ("", "m") and len(after) < 40):
-        raise Problem("invalid_query", "The cursor is not one of ours.")
-    return int(seq) + 1, int(rows), alias == "m"

@@ -33,6 +33,7 @@ PROBLEMS: Final[dict[str, tuple[int, str]]] = {
     "reward_unavailable": (409, "Reward not offered now"),
     "too_many_points": (409, "Too many points"),
     "account_too_large": (409, "Account is full"),
+    "entry_too_large": (409, "Too much for one entry"),
     "adjustment_settled": (409, "Adjustment is settled"),
     "member_blocked": (409, "Member is blocked"),
     "member_closed": (409, "Membership has ended"),

@@ -4,8 +4,9 @@ A first answer and its replay come from the same entry through the same function
 differ.
 """
 
+import json
 from collections.abc import Iterable, Iterator
-from typing import Any, Literal, NotRequired, TypedDict, cast
+from typing import Any, Final, Literal, NotRequired, TypedDict, cast
 from zoneinfo import ZoneInfo
 
 from loyalty.adjusting import adjustment_id
@@ -32,6 +33,13 @@ from loyalty.tiers import counted, tier_of
 from loyalty.transfers import transfer_id
 
 type Json = dict[str, Any]
+
+EXPLANATION_BYTES: Final = 3_000_000
+"""Of the 6 MiB of an answer: 2,000 rules with the longest names, and as much for all else."""
+EXPLAINED_BYTES: Final = 1_400
+"""Of one rule, or of one factor, at most: names have up to 200 letters of up to 4 bytes."""
+LIMITS_TOLD: Final = 2_000
+"""Of the limits that bit, at most."""
 
 
 class GrantedLot(TypedDict):
@@ -60,7 +68,8 @@ class Explained(TypedDict):
 class Awarded(TypedDict):
     """An award. `points` is everything granted, of which `pending_points` is pending;
     `reversed_points` went at once for refunds that came before it, and `restored_points`, which had
-    paid for what came back, are the member's again."""
+    paid for what came back, are the member's again. So many rules as `explanation_left_out` tells
+    found no room in the explanation: those that fired go first."""
 
     entry_id: str
     event_id: str | None
@@ -72,6 +81,7 @@ class Awarded(TypedDict):
     lots: list[GrantedLot]
     limited_by: list[Json]
     explanation: list[Explained]
+    explanation_left_out: NotRequired[int]
     reversed_points: NotRequired[int]
     restored_points: NotRequired[int]
 
@@ -249,13 +259,14 @@ class WaitingRefund(TypedDict):
 
 
 class Enrolled(TypedDict):
-    """A new member, and what registration gave."""
+    """A new member, and what registration gave; `explanation_left_out` as of an award."""
 
     member_id: str
     referral_code: str
     points: int
     balance: int
     explanation: list[Explained]
+    explanation_left_out: NotRequired[int]
 
 
 class ExpiringPoints(TypedDict):
@@ -295,7 +306,8 @@ class Balance(TypedDict):
 
 
 class HistoryRow(TypedDict):
-    """One posting of an entry; postings of one entry share `seq`."""
+    """One posting of an entry; postings of one entry share `seq`. `explanation_left_out` as of an
+    award."""
 
     entry_id: str
     seq: int
@@ -307,10 +319,11 @@ class HistoryRow(TypedDict):
     event_id: str | None
     reason: str | None
     explanation: NotRequired[list[Explained]]
+    explanation_left_out: NotRequired[int]
 
 
 class HistoryPage(TypedDict):
-    """A page of history, newest first."""
+    """A page of history, newest first; with long explanations of fewer rows than asked for."""
 
     items: list[HistoryRow]
     next_cursor: str | None
@@ -342,6 +355,7 @@ def awarded(rulebook: Rulebook, entry: Entry) -> Awarded:
             pending += n
             lots.append({"points": n, "expires_on": iso(end), "available_on": iso(start)})
     explanation = entry.explanation or {"r": ""}
+    told, left_out = _told(rulebook, entry)
     answer: Awarded = {
         "entry_id": entry_id(entry),
         "event_id": event_id(entry),
@@ -351,9 +365,11 @@ def awarded(rulebook: Rulebook, entry: Entry) -> Awarded:
         "pending_points": pending,
         "balance": entry.balance,
         "lots": lots,
-        "limited_by": limited_by(rulebook, explanation),
-        "explanation": explanation_of(rulebook, entry),
+        "limited_by": limited_by(rulebook, explanation)[:LIMITS_TOLD],
+        "explanation": told,
     }
+    if left_out:
+        answer["explanation_left_out"] = left_out
     if "w" in explanation:
         back = [posting.points for posting in entry.own_postings if posting.kind == "reverse"]
         answer["reversed_points"] = -sum(back)
@@ -369,6 +385,29 @@ def explanation_of(rulebook: Rulebook, entry: Entry) -> list[Explained]:
     on = local_date(from_milliseconds(entry.occurred_at), rulebook.program.zone)
     rows = explain(rulebook, entry.explanation, entry.reason, day_number(on))
     return cast("list[Explained]", rows)
+
+
+def _told(rulebook: Rulebook, entry: Entry) -> tuple[list[Explained], int]:
+    """(The explanation as far as an answer holds it, how many rules are left out: from the last
+    back, and those that fired only after all others.)"""
+    rows = explanation_of(rulebook, entry)
+    parts = len(rows) + sum(len(row["factors"]) for row in rows)
+    if parts * EXPLAINED_BYTES <= EXPLANATION_BYTES:
+        return rows, 0
+    room = EXPLANATION_BYTES
+    told = set()
+    for number in sorted(range(len(rows)), key=lambda number: not rows[number]["fired"]):
+        room -= answer_bytes(rows[number])
+        if room < 0:
+            break
+        told.add(number)
+    return [row for number, row in enumerate(rows) if number in told], len(rows) - len(told)
+
+
+def answer_bytes(value: Any) -> int:
+    """How much of Lambda's answer this takes: the body is JSON, written as a text within JSON."""
+    text = json.dumps(value, ensure_ascii=False, separators=(",", ":"))
+    return len(json.dumps(text, ensure_ascii=False).encode())
 
 
 def checked_in(rulebook: Rulebook, entry: Entry) -> CheckedIn:
@@ -590,13 +629,17 @@ def waiting_refund(refund: Reversal) -> WaitingRefund:
 
 def enrolled(rulebook: Rulebook, entry: Entry) -> Enrolled:
     """The answer to an enrolment."""
-    return {
+    told, left_out = _told(rulebook, entry)
+    answer: Enrolled = {
         "member_id": entry.member_id,
         "referral_code": entry.answer["c"],
         "balance": entry.balance,
         "points": entry.points,
-        "explanation": explanation_of(rulebook, entry),
+        "explanation": told,
     }
+    if left_out:
+        answer["explanation_left_out"] = left_out
+    return answer
 
 
 def balance(rulebook: Rulebook, account: Account, now: int) -> Balance:
@@ -680,7 +723,9 @@ def history_rows(rulebook: Rulebook, entry: Entry) -> Iterator[HistoryRow]:
             "reason": entry.reason or None if is_own else None,
         }
         if is_own and "r" in (entry.explanation or ()):
-            row["explanation"] = explanation_of(rulebook, entry)
+            row["explanation"], left_out = _told(rulebook, entry)
+            if left_out:
+                row["explanation_left_out"] = left_out
         yield row
         balance_after -= posting.balance_change
 

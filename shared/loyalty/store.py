@@ -102,6 +102,8 @@ BATCH_ITEMS: Final = 100
 """DynamoDB's limit of a BatchGetItem."""
 ACCOUNT_BYTES: Final = 100_000
 """An account larger than this is refused, long before DynamoDB would."""
+ENTRY_BYTES: Final = 400_000
+"""An entry larger than this is refused, a little before DynamoDB would: 409,600 with all names."""
 
 _RETRIED: Final = frozenset(
     {
@@ -388,17 +390,18 @@ class Store:
         """Pause before what is tried again."""
         self._sleep(self._jitter() * BACKOFF_SECONDS * 2 ** (attempt + 1))
 
-    def history_page(
-        self, program_id: str, member_id: str, *, limit: int, before: int | None = None
-    ) -> list[Entry]:
-        """A member's entries, newest first, below number `before`; as the index projects them."""
+    def newest_entries(
+        self, program_id: str, member_id: str, *, at_once: int, before: int | None = None
+    ) -> Iterator[Entry]:
+        """A member's entries, newest first, below number `before`; as the index projects them, and
+        read as they are asked for."""
         request = self._history_request(program_id, member_id)
-        request["Limit"] = limit
+        request["Limit"] = at_once
         if before is not None:
             request["KeyConditionExpression"] += " AND n < :n"
             request["ExpressionAttributeValues"][":n"] = {"N": str(before)}
-        answer = self._read(lambda: self.client.query(**request))
-        return [entry_of(item) for item in answer["Items"]]
+        for page in self._pages(request):
+            yield from map(entry_of, page)
 
     def history(
         self, program_id: str, account: Account, *, since: int = 0
@@ -1047,7 +1050,7 @@ class Store:
     ) -> tuple[list[Any], list[str | None]]:
         """The transaction's writes, and for each of them the member whose account it is, if any.
 
-        Refusal `account_too_large` where an account has grown too large to be written.
+        Refusal `account_too_large` or `entry_too_large` where one is too large to be written.
         """
         requests: list[Any] = []
         owners: list[str | None] = []
@@ -1062,10 +1065,13 @@ class Store:
             if after.balance != entry.balance:
                 raise Broken("the entry's balance is not the account's")
             item = account_item(after)
-            if sum(len(v) for value in item.values() for v in value.values()) > ACCOUNT_BYTES:
+            if _bytes(item) > ACCOUNT_BYTES:
                 raise Refusal("account_too_large", "The member holds too many different lots.")
+            said = entry_item(entry)
+            if _bytes(said) > ENTRY_BYTES:
+                raise Refusal("entry_too_large", "The entry would be larger than one may be.")
             requests.append(_put(self._accounts, item, _as_seen(seen)))
-            requests.append(_put(self._ledger, entry_item(entry), _FREE))
+            requests.append(_put(self._ledger, said, _FREE))
             owners += [entry.member_id, None]
         for record in decision.records:
             requests.append(self._written(record))
@@ -1480,6 +1486,15 @@ def _before(entry: Entry, seen: Account | None) -> Account:
 
 def _sealed(entry: Entry, seen: Account | None) -> Entry:
     return replace(entry, hash=sealed_hash(entry, _before(entry, seen).hash))
+
+
+def _bytes(item: Item) -> int:
+    """The size of an item's values; a little more than DynamoDB counts for its numbers."""
+    return sum(
+        len(content.encode() if isinstance(content, str) else content)
+        for value in item.values()
+        for content in value.values()
+    )
 
 
 def _put(table: str, item: Item, condition: Mapping[str, Any]) -> dict[str, Any]:
