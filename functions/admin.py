@@ -83,6 +83,7 @@ class Health(TypedDict):
 @handler.route(
     "PUT",
     f"{BASE}/program",
+    operation="publish",
     roles=ADMIN,
     answers={200: Published},
     problems=("invalid_program", "precondition_required", "version_conflict"),
@@ -145,6 +146,7 @@ def _effective(version: Version) -> str:
 @handler.route(
     "GET",
     f"{BASE}/program",
+    operation="current",
     roles=ANYONE,
     answers={200: CurrentProgram},
     problems=("program_not_found",),
@@ -172,6 +174,7 @@ def current(request: Request) -> Response:
 @handler.route(
     "GET",
     f"{BASE}/program/versions",
+    operation="versions",
     roles=ANYONE,
     answers={200: VersionPage},
     problems=("program_not_found",),
@@ -233,6 +236,7 @@ class Verified(TypedDict):
 @handler.route(
     "GET",
     f"{BASE}/analytics/verify",
+    operation="verified",
     roles=STAFF,
     answers={200: Verified},
     problems=("program_not_found",),
@@ -273,20 +277,22 @@ def _violated(violation: Violation) -> Violated:
     return shown
 
 
-@handler.route("GET", "/health", answers={200: Health})
+@handler.route("GET", "/health", operation="health", answers={200: Health})
 def health(request: Request) -> Response:  # noqa: ARG001  # every route takes one
     """Whether the service answers."""
     body: Health = {"status": "ok"}
     return Response(body)
 
 
-@handler.route("GET", "/openapi.json", answers={200: "application/json"})
+@handler.route("GET", "/openapi.json", operation="openapi", answers={200: "application/json"})
 def openapi(request: Request) -> Response:  # noqa: ARG001  # every route takes one
     """This document."""
     return Response(_file("openapi.json"))
 
 
-@handler.route("GET", "/program.schema.json", answers={200: "application/schema+json"})
+@handler.route(
+    "GET", "/program.schema.json", operation="schema", answers={200: "application/schema+json"}
+)
 def schema(request: Request) -> Response:  # noqa: ARG001  # every route takes one
     """The JSON Schema of a program document."""
     return Response(_file("program.schema.json"), content_type="application/schema+json")

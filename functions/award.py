@@ -23,6 +23,7 @@ WAITING_REFUNDS: Final = 20
 @handler.route(
     "POST",
     f"{BASE}/awards",
+    operation="award",
     roles=SHOP,
     body=Event,
     answers={201: projections.Awarded},
@@ -78,6 +79,7 @@ def _awarded(request: Request, event: Event) -> Committed:
 @handler.route(
     "POST",
     f"{BASE}/reversals",
+    operation="reverse",
     roles=SHOP,
     body=Reversal,
     answers={201: projections.Reversed, 202: projections.WaitingRefund},

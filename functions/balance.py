@@ -24,6 +24,7 @@ handler = App()
 @handler.route(
     "GET",
     f"{BASE}/members/{{member_id}}/balance",
+    operation="balance",
     roles=ANYONE,
     answers={200: projections.Balance},
     problems=("member_not_found", "member_erased", "unavailable"),
@@ -61,6 +62,7 @@ def _at(program_id: str, member_id: str, account: Account, at: int) -> Account:
 @handler.route(
     "GET",
     f"{BASE}/members/{{member_id}}/entries",
+    operation="entries",
     roles=ANYONE,
     answers={200: projections.HistoryPage},
     problems=("member_not_found", "member_erased"),
@@ -74,6 +76,7 @@ def entries(request: Request) -> Response:
 @handler.route(
     "GET",
     f"{BASE}/members/{{member_id}}/rewards",
+    operation="rewards",
     roles=ANYONE,
     answers={200: projections.Catalog},
     problems=("member_not_found", "member_erased", "invalid_query"),

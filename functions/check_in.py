@@ -12,6 +12,7 @@ handler = App()
 @handler.route(
     "POST",
     f"{BASE}/check-ins",
+    operation="check_in",
     roles=ANYONE,
     body=Scan,
     answers={201: projections.CheckedIn},

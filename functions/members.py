@@ -83,6 +83,7 @@ class Erased(TypedDict):
 @handler.route(
     "POST",
     f"{BASE}/members",
+    operation="enrol",
     roles=SHOP,
     body=Enrolment,
     answers={201: projections.Enrolled},
@@ -204,6 +205,7 @@ def _enrolment(program_id: str, member_id: str) -> Any:
 @handler.route(
     "GET",
     f"{BASE}/members/{{member_id}}",
+    operation="read",
     roles=ANYONE,
     answers={200: Member},
     problems=("member_not_found", "member_erased"),
@@ -216,6 +218,7 @@ def read(request: Request) -> Response:
 @handler.route(
     "PATCH",
     f"{BASE}/members/{{member_id}}",
+    operation="change",
     roles=ANYONE,
     body=Profile,
     answers={200: Member},
@@ -271,6 +274,7 @@ def change(request: Request, command: Profile) -> Response:
 @handler.route(
     "DELETE",
     f"{BASE}/members/{{member_id}}",
+    operation="erase",
     roles=OWN,
     answers={200: Erased},
     problems=("member_not_found",),
@@ -342,6 +346,7 @@ def _removals(program_id: str, held: list[dict[str, Any]]) -> Iterator[Record]:
 @handler.route(
     "GET",
     f"{BASE}/members/{{member_id}}/export",
+    operation="export",
     roles=OWN,
     answers={200: Exported},
     problems=("member_not_found", "member_erased"),

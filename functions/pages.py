@@ -22,7 +22,7 @@ class LocationCode(TypedDict):
     kind: str
 
 
-@handler.route("GET", "/c/{code}", answers={200: "text/html", 403: "text/html"})
+@handler.route("GET", "/c/{code}", operation="page", answers={200: "text/html", 403: "text/html"})
 def page(request: Request) -> Response:
     """The page of a scanned code, in the program's branding."""
     code = request.path["code"]
@@ -71,6 +71,7 @@ def _html(page: pages.Page, status: int = 200) -> Response:
 @handler.route(
     "GET",
     f"{BASE}/locations/{{location_id}}/code",
+    operation="location_code",
     roles=SHOP,
     answers={200: LocationCode},
     problems=("location_not_found",),
@@ -91,6 +92,7 @@ def location_code(request: Request) -> Response:
 @handler.route(
     "GET",
     f"{BASE}/locations/{{location_id}}/poster.svg",
+    operation="poster_svg",
     roles=SHOP,
     answers={200: "image/svg+xml"},
     problems=("location_not_found",),
@@ -112,6 +114,7 @@ def poster_svg(request: Request) -> Response:
 @handler.route(
     "GET",
     f"{BASE}/locations/{{location_id}}/poster.png",
+    operation="poster_png",
     roles=SHOP,
     answers={200: "image/png"},
     problems=("location_not_found",),

@@ -31,6 +31,7 @@ REDEMPTION = f"{BASE}/redemptions/{{redemption_id}}"
 @handler.route(
     "POST",
     f"{BASE}/redemptions",
+    operation="redeem",
     roles=ANYONE,
     body=Redemption,
     answers={201: projections.Redeemed},
@@ -87,6 +88,7 @@ def redeem(request: Request, command: Redemption) -> Response:
 @handler.route(
     "POST",
     f"{REDEMPTION}/capture",
+    operation="capture",
     roles=SHOP,
     answers={200: projections.Redeemed},
     problems=(
@@ -119,6 +121,7 @@ def capture(request: Request) -> Response:
 @handler.route(
     "POST",
     f"{REDEMPTION}/cancel",
+    operation="cancel",
     roles=SHOP,
     answers={200: projections.Redeemed},
     problems=(

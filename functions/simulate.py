@@ -14,6 +14,7 @@ handler = App()
 @handler.route(
     "POST",
     f"{BASE}/simulate",
+    operation="simulate",
     roles=SHOP,
     body=Simulation,
     answers={200: projections.Awarded},

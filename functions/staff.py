@@ -65,6 +65,7 @@ class ProposalPage(TypedDict):
 @handler.route(
     "POST",
     f"{BASE}/adjustments",
+    operation="adjust",
     roles=STAFF,
     body=Adjustment,
     answers={201: projections.Adjusted, 202: Proposal},
@@ -165,6 +166,7 @@ def _status(record: dict[str, Any], now: int) -> Status:
 @handler.route(
     "GET",
     f"{BASE}/adjustments",
+    operation="proposals",
     roles=STAFF,
     answers={200: ProposalPage},
     query=("status", "limit", "cursor"),
@@ -225,6 +227,7 @@ def _listed(request: Request, status: str, place: str, limit: int) -> list[dict[
 @handler.route(
     "POST",
     f"{BASE}/adjustments/{{adjustment_id}}/approve",
+    operation="approve",
     roles=STAFF,
     answers={201: projections.Adjusted},
     problems=(
@@ -304,6 +307,7 @@ def _still_proposed(proposal: dict[str, Any], now: int) -> None:
 @handler.route(
     "POST",
     f"{BASE}/adjustments/{{adjustment_id}}/refuse",
+    operation="refuse",
     roles=STAFF,
     answers={200: Proposal},
     problems=("adjustment_not_found", "adjustment_settled", "unavailable"),
@@ -332,6 +336,7 @@ def refuse(request: Request) -> Response:
 @handler.route(
     "POST",
     f"{BASE}/members/{{member_id}}/merge",
+    operation="merge",
     roles=STAFF,
     body=Merge,
     answers={201: projections.Merged},
@@ -420,10 +425,11 @@ def _change(request: Request, kind: Literal["block", "unblock", "close"]) -> Res
 STATUS_PROBLEMS = ("member_not_found", "member_erased", "member_closed", "idempotency_key_reused")
 
 
-def _status_route(change: str) -> Callable[[Handler], Handler]:
+def _status_route(change: Literal["block", "unblock", "close"]) -> Callable[[Handler], Handler]:
     return handler.route(
         "POST",
         f"{BASE}/members/{{member_id}}/{change}",
+        operation=change,
         roles=STAFF,
         answers={200: projections.StatusChanged},
         problems=STATUS_PROBLEMS,
@@ -452,6 +458,7 @@ def close(request: Request) -> Response:
 @handler.route(
     "POST",
     f"{BASE}/members/{{member_id}}/tier",
+    operation="tier",
     roles=STAFF,
     body=SetTier,
     answers={200: projections.TierSet},

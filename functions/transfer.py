@@ -10,6 +10,7 @@ handler = App()
 @handler.route(
     "POST",
     f"{BASE}/transfers",
+    operation="transfer",
     roles=ANYONE,
     body=Transfer,
     answers={201: projections.Transferred},

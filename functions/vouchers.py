@@ -25,6 +25,7 @@ USE_ATTEMPTS = 3
 @handler.route(
     "GET",
     VOUCHER,
+    operation="voucher",
     roles=SHOP,
     answers={200: projections.VoucherShown},
     problems=("voucher_not_found", "too_many_guesses"),
@@ -37,6 +38,7 @@ def voucher(request: Request) -> Response:
 @handler.route(
     "POST",
     f"{VOUCHER}/use",
+    operation="use",
     roles=SHOP,
     answers={200: projections.VoucherShown},
     problems=(

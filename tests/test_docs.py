@@ -178,7 +178,7 @@ def test_every_code_that_is_raised_is_a_problem_and_every_problem_is_raised() ->
 def test_every_problem_that_a_route_announces_is_one() -> None:
     for app in apps():
         for route in app.routes.values():
-            assert set(route.problems) <= set(PROBLEMS), route.name
+            assert set(route.problems) <= set(PROBLEMS), route.operation
 
 
 def called(function: str, position: int) -> Iterator[str]:
@@ -199,7 +199,7 @@ def answered() -> set[str]:
 def _answer(error: Exception) -> str:
     app = App()
 
-    @app.route("GET", "/fails", answers={})
+    @app.route("GET", "/fails", operation="fails", answers={})
     def fails(_: Request) -> Response:
         raise error
 

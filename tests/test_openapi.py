@@ -18,6 +18,31 @@ OPERATIONS = [
 ]
 
 
+NAMES_FOR_EVER = {
+    "POST /adjustments": "adjust",
+    "POST /adjustments/{adjustment_id}/approve": "approve",
+    "POST /awards": "award",
+    "POST /members/{member_id}/block": "block",
+    "POST /redemptions/{redemption_id}/cancel": "cancel",
+    "POST /redemptions/{redemption_id}/capture": "capture",
+    "PATCH /members/{member_id}": "change",
+    "POST /check-ins": "check_in",
+    "POST /members/{member_id}/close": "close",
+    "POST /members": "enrol",
+    "DELETE /members/{member_id}": "erase",
+    "POST /members/{member_id}/merge": "merge",
+    "PUT /program": "publish",
+    "POST /redemptions": "redeem",
+    "POST /adjustments/{adjustment_id}/refuse": "refuse",
+    "POST /reversals": "reverse",
+    "POST /simulate": "simulate",
+    "POST /members/{member_id}/tier": "tier",
+    "POST /transfers": "transfer",
+    "POST /members/{member_id}/unblock": "unblock",
+    "POST /vouchers/{code}/use": "use",
+}
+
+
 def test_the_committed_documents_say_what_the_code_says() -> None:
     stale = [path.name for path, text in openapi.documents().items() if path.read_text() != text]
     assert stale == [], "run `make docs`"
@@ -39,6 +64,16 @@ def test_every_operation_states_its_scopes_and_its_problems(
     assert {"500", "503"} <= set(responses)
     if not is_public:
         assert {"401", "403", "429"} <= set(responses)
+
+
+def test_operations_that_change_something_keep_the_name_that_stored_fingerprints_have() -> None:
+    """A name may come to it. One that changes turns repeats of what was done into refusals."""
+    named = {
+        f"{method.upper()} {path.removeprefix('/v1/programs/{program_id}')}": each["operationId"]
+        for method, path, each in OPERATIONS
+        if method != "get"
+    }
+    assert named == NAMES_FOR_EVER
 
 
 def test_operation_ids_are_unique() -> None:

@@ -126,7 +126,7 @@ def openapi() -> dict[str, Any]:
 
 def _operation(route: Route, schemas: dict[str, Any]) -> dict[str, Any]:
     operation: dict[str, Any] = {
-        "operationId": route.name,
+        "operationId": route.operation,
         "summary": route.summary,
         "security": [{"token": [f"loyalty/{role}"]} for role in route.roles],
         "parameters": _parameters(route),

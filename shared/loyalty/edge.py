@@ -263,7 +263,7 @@ class Request:
         return self.guard(key_partition(key), member_id)
 
     def fingerprint(self, member_id: str) -> bytes:
-        parts = [self.route.name, member_id, self.document]
+        parts = [self.route.operation, member_id, self.document]
         return sha256(canonical(parts).encode()).digest()[:16]
 
     def page(self) -> tuple[int, str | None]:
@@ -298,11 +298,14 @@ def answer(committed: Committed | Proposed, body: Mapping[str, Any], status: int
 class Route:
     """One route of the contract: what the template must route here and the OpenAPI document says.
 
-    No roles: open to everyone.
+    `operation` is its name for ever: the document's operationId, and part of every fingerprint,
+    so that under another name repeats of what was done before would be refused. No roles: open to
+    everyone.
     """
 
     method: str
     path: str
+    operation: str
     handler: Handler
     roles: tuple[Role, ...]
     body: type[BaseModel] | None
@@ -316,10 +319,6 @@ class Route:
     @property
     def key_of_gateway(self) -> str:
         return f"{self.method} {self.path}"
-
-    @property
-    def name(self) -> str:
-        return self.handler.__name__
 
     @property
     def summary(self) -> str:
@@ -337,6 +336,7 @@ class App:
         method: str,
         path: str,
         *,
+        operation: str,
         roles: tuple[Role, ...] = (),
         body: type[BaseModel] | None = None,
         answers: Mapping[int, Any],
@@ -352,6 +352,7 @@ class App:
             route = Route(
                 method,
                 path,
+                operation,
                 handler,
                 roles,
                 body,
