@@ -181,6 +181,30 @@ def test_a_person_signs_in_scans_the_poster_and_earns_only_for_that_person(
     assert buy(cloud, mila, "order-mila", "mila", 1000).status_code == 403
 
 
+def test_profiles_vouchers_and_versions_change_outside_of_transactions(
+    cloud: Cloud, admin: dict[str, str], till: dict[str, str]
+) -> None:
+    created(cloud.http.post(f"{BASE}/members", json={"member_id": "ines"}, headers=till))
+    created(buy(cloud, till, "order-ines", "ines", 10_000))
+    changed = cloud.http.patch(f"{BASE}/members/ines", json={"name": "Ines"}, headers=till)
+    assert (changed.status_code, changed.json().get("name")) == (200, "Ines")
+    bought = cloud.http.post(
+        f"{BASE}/redemptions",
+        json={"member_id": "ines", "reward_id": "free-coffee"},
+        headers={**till, "Idempotency-Key": "coffee"},
+    )
+    code = created(bought)["voucher"]["code"]
+    used = cloud.http.post(f"{BASE}/vouchers/{code}/use", headers=till)
+    assert (used.status_code, used.json()["status"]) == (200, "used")
+    assert cloud.http.get(f"{BASE}/vouchers/nothing", headers=till).status_code == 404
+    answer = cloud.http.put(
+        f"{BASE}/program",
+        json=programs.shop(expiry=[{"after": "P18M"}]),
+        headers={**admin, "If-Match": '"1"'},
+    )
+    assert answer.status_code == 200, answer.text
+
+
 # ── Work without a caller ──
 
 

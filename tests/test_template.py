@@ -7,12 +7,17 @@ import json
 import re
 import subprocess
 import tomllib
+from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from loyalty import edge
+from tests import workers
+from tests.programs import shop
+from tests.workers import Call
+from tools.engine import Engine, Tables
 from tools.template import ROOT, Template
 
 BASE = "/v1/programs/{program_id}"
@@ -95,14 +100,15 @@ ACCESS: dict[str, set[str]] = {
     "award": READ | COMMIT | DRAW,
     "simulate": READ_ACCOUNTS | READ_RECORDS | {"Query LedgerTable/index/history"},
     "redeem": READ | COMMIT | DRAW,
-    "vouchers": READ_RECORDS | {"PutItem RecordsTable", "UpdateItem RecordsTable"},
+    "vouchers": READ_RECORDS
+    | {"PutItem RecordsTable of *#voucher#*", "UpdateItem RecordsTable of *#misses#*"},
     "transfer": READ | COMMIT | DRAW,
     "staff": READ | COMMIT | DRAW | REMOVE | {"ConditionCheckItem AccountsTable in a transaction"},
     "check_in": READ | COMMIT | DRAW,
     "pages": READ_RECORDS,
     "balance": READ,
-    "members": READ | COMMIT | DRAW | REMOVE | {"PutItem RecordsTable"},
-    "admin": READ_RECORDS | {"PutItem RecordsTable"},
+    "members": READ | COMMIT | DRAW | REMOVE | {"PutItem RecordsTable of *#member#*"},
+    "admin": READ_RECORDS | {"PutItem RecordsTable of *#program and #sweep"},
     "expire": READ | COMMIT | DRAW | {"Scan AccountsTable", "PutItem RecordsTable of #sweep"},
     "verify": READ_RECORDS
     | {
@@ -339,12 +345,98 @@ def test_nobody_updates_or_deletes_in_the_ledger_or_puts_outside_of_a_transactio
     }
     assert "PutItem LedgerTable" not in ledger
     assert "PutItem AccountsTable" not in everything
+    assert "PutItem RecordsTable" not in everything, "it names the keys, or is in a transaction"
     changes = re.compile("Update|Delete|BatchWrite|PartiQL")
     changing = {access for access in everything if changes.match(access)}
     assert changing == {
         "UpdateItem RecordsTable in a transaction",  # budgets and stock
-        "UpdateItem RecordsTable",  # counted guesses at vouchers
+        "UpdateItem RecordsTable of *#misses#*",  # counted guesses at vouchers
         "DeleteItem RecordsTable in a transaction",  # what is personal
+    }
+
+
+class Desk(workers.House):
+    """The handlers on fresh tables; `written` is what they wrote, as (function, as in ACCESS but
+    with the very key)."""
+
+    def __init__(self, engine: Engine, tables: Tables) -> None:
+        super().__init__(engine, tables)
+        self.written: set[tuple[str, str, str]] = set()
+        self.module = ""
+        events = self.client.meta.events
+        for action in ("PutItem", "UpdateItem", "DeleteItem"):
+            events.register(f"provide-client-params.dynamodb.{action}", self._wrote)
+        events.register("provide-client-params.dynamodb.TransactWriteItems", self._transacted)
+
+    def send(self, *calls: Call) -> list[Any]:
+        """The bodies of the answers."""
+        bodies = []
+        for call in calls:
+            self.module = call.module
+            bodies.append(workers.send(call).body)
+        return bodies
+
+    def _wrote(self, params: Any, model: Any, **_: Any) -> None:
+        self._keep(model.name, params, "")
+
+    def _transacted(self, params: Any, **_: Any) -> None:
+        for item in params["TransactItems"]:
+            [(kind, request)] = item.items()
+            name = "ConditionCheckItem" if kind == "ConditionCheck" else f"{kind}Item"
+            self._keep(name, request, " in a transaction")
+
+    def _keep(self, action: str, request: Any, where: str) -> None:
+        names = {
+            self.tables.accounts: "AccountsTable",
+            self.tables.ledger: "LedgerTable",
+            self.tables.records: "RecordsTable",
+        }
+        key = request.get("Item") or request["Key"]
+        access = f"{action} {names[request['TableName']]}{where}"
+        self.written.add((self.module, access, key["pk"]["S"]))
+
+
+def test_the_roles_allow_whatever_the_functions_write_and_its_keys(
+    template: Template, engine: Engine, tables: Tables
+) -> None:
+    desk = Desk(engine, tables)
+    terms = {"budget": {"points": 10_000}, "adjustments": {"second_person_above": 100}}
+    with desk.on(-40):
+        desk.send(workers.publish(shop(transfers={}, **terms)))
+    with desk.on(-30):
+        desk.send(workers.publish(shop(transfers={}, expiry=[{"after": "P20D"}], **terms), 1))
+    with desk.on(-29):
+        desk.send(*map(workers.enrol, ("ana", "ben", "cleo", "dora")))
+        desk.send(workers.purchase("order-1", "ana", 90_000), workers.check_in("ana", "visit-1"))
+        desk.send(workers.transfer("t", from_member_id="ana", to_member_id="ben", points=5))
+        [redeemed] = desk.send(workers.redeem("ana", "till-1", reward_id="free-coffee"))
+        code = redeemed["voucher"]["code"]
+        desk.send(workers.use(code), workers.voucher(f"0{code[1:]}"), workers.voucher("none"))
+        desk.send(workers.redeem("ana", "till-2", reward_id="free-coffee", hold=True))
+        desk.send(workers.change("ana", name="Ana"), workers.reverse("order-1", "r1", amount=100))
+        desk.send(workers.adjust("ben", 500, "large", note="lost"), workers.erase("ben"))
+        desk.send(workers.merge("cleo", "dora", "one"))
+    with desk.on(0):
+        desk.module = "expire"
+        desk.sweep()
+    assert {module for module, *_ in desk.written} == {
+        "admin", "award", "check_in", "expire", "members", "redeem", "staff", "transfer",
+        "vouchers",
+    }  # fmt: skip
+    assert ("admin", "PutItem RecordsTable", "#sweep") in desk.written
+    bound = set()
+    for module, access, key in desk.written:
+        allowed = table_access(template, module)
+        if access not in allowed:
+            patterns = [a.removeprefix(f"{access} of ") for a in allowed if f"{access} of " in a]
+            assert patterns, f"{module}: {access} {key}"
+            assert any(fnmatchcase(key, each) for each in patterns[0].split(" and ")), (module, key)
+            bound.add(f"{module}: {access}")
+    assert bound == {
+        "admin: PutItem RecordsTable",
+        "members: PutItem RecordsTable",
+        "vouchers: PutItem RecordsTable",
+        "vouchers: UpdateItem RecordsTable",
     }
 
 
