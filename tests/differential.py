@@ -266,13 +266,10 @@ def told(kind: str, answer: Any) -> Told:
     """What an answer of the product tells, in the model's words."""
     body = json.loads(answer["body"])
     if answer["statusCode"] >= 400:
-        refusal: Told = {"ok": False, "code": body["code"]}
-        for name in ("missing_points", "next_allowed_at"):
-            if name in body:
-                refusal[name] = body[name]
+        refusal = _refusal(body)
         if "next_allowed_at" in refusal:
             refusal["next_allowed_at"] = _milliseconds(refusal["next_allowed_at"])
-        return refusal
+        return {"ok": False, **refusal}
     found: Told = {"ok": True, "replayed": "Idempotency-Replayed" in answer["headers"]}
     for name in FIELDS.get(kind, ()):
         if name in body:
@@ -293,6 +290,17 @@ def told(kind: str, answer: Any) -> Told:
     if kind == "set_tier":
         found["tier"] = found["tier"] and found["tier"]["id"]
     return found
+
+
+REFUSED: Final = (
+    "code", "missing_points", "fresh_points", "next_allowed_at", "reason", "redemption_status",
+    "adjustment_status",
+)  # fmt: skip
+"""What is compared of a refusal."""
+
+
+def _refusal(fields: Told) -> Told:
+    return {name: fields[name] for name in REFUSED if fields.get(name) not in (None, 0)}
 
 
 FIELDS: Final[dict[str, tuple[str, ...]]] = {
@@ -371,8 +379,8 @@ class Naive:
         answer = self.model.do(command, now)
         self._complete(command, answer, now)
         if not answer["ok"]:
-            names = ("ok", "code", "missing_points", "next_allowed_at")
-            return {name: answer[name] for name in names if name in answer}
+            reasons = [answer, *answer.get("others", ())]
+            return {"ok": False, "any_of": [_refusal(reason) for reason in reasons]}
         if kind == "sweep":
             return {"ok": True}
         found: Told = {"ok": True, "replayed": bool(answer.get("replayed"))}
@@ -436,6 +444,9 @@ class Difference:
         what = self.what.partition(" ")[0] if self.what.startswith("what ") else self.what
         if not (isinstance(self.product, dict) and isinstance(self.model, dict)):
             return what
+        if "any_of" in self.model:
+            codes = {refusal["code"] for refusal in self.model["any_of"]}
+            return f"{what}: code {self.product.get('code')}/{' or '.join(sorted(codes))}"
         names = self.product.keys() | self.model.keys()
         return f"{what}: " + ", ".join(
             f"{n} {self.product.get(n)}/{self.model.get(n)}" if n == "code" else n
@@ -455,33 +466,11 @@ class Difference:
         return "\n".join(lines)
 
 
-MEMBERS: Final = frozenset(
-    {"member_not_found", "member_erased", "member_closed", "member_blocked", "same_member"}
-)
-EITHER: Final[dict[str, tuple[frozenset[str], ...]]] = {
-    "transfer": (MEMBERS,),
-    "merge": (MEMBERS,),
-    "award": (MEMBERS | {"currency_mismatch", "event_in_future", "event_too_late"},),
-    "reversal": (frozenset({"more_than_bought", "line_not_found", "member_erased"}),),
-    "redeem": (
-        MEMBERS | {"currency_mismatch", "reward_not_found"},
-        frozenset({"payment_refused", "insufficient_points"}),
-    ),
-    "approve": (
-        frozenset({"same_person", "adjustment_settled", "member_erased", "member_closed"}),
-    ),
-    "refuse": (frozenset({"same_person", "adjustment_settled"}),),
-}
-"""Refusals of which several may apply at once, where no document says which is told."""
-
-
-def same(kind: str, ours: Told, theirs: Told) -> bool:
-    """Whether two answers to a command of that kind say the same."""
-    if ours == theirs:
-        return True
+def same(ours: Told, theirs: Told) -> bool:
+    """Whether two answers say the same: of refusals, one that applies, with all that it tells."""
     if ours["ok"] or theirs["ok"]:
-        return False
-    return any({ours["code"], theirs["code"]} <= codes for codes in EITHER.get(kind, ()))
+        return ours == theirs
+    return _refusal(ours) in theirs["any_of"]
 
 
 @dataclass(slots=True)
@@ -491,12 +480,22 @@ class Tally:
     programs: int = 0
     done: Counter[str] = field(default_factory=Counter)
     refused: Counter[str] = field(default_factory=Counter)
+    several: int = 0
+    """Refusals for one of several reasons that applied."""
     differing: list[int] = field(default_factory=list)
+
+    def count(self, command: Command, ours: Told, theirs: Told) -> None:
+        """An answer that was the same."""
+        self.done[command["kind"]] += 1
+        if not ours["ok"]:
+            self.refused[ours["code"]] += 1
+            self.several += len(theirs["any_of"]) > 1
 
     def __iadd__(self, other: Tally) -> Tally:
         self.programs += other.programs
         self.done += other.done
         self.refused += other.refused
+        self.several += other.several
         self.differing += other.differing
         return self
 
@@ -531,11 +530,9 @@ def compared(
             ours, theirs = product.do(command, now), naive.do(command, now)
             if show:
                 show(f"{i:4} {rfc3339(now)} {json.dumps(command)}\n       {ours}")
-            if not same(command["kind"], ours, theirs):
+            if not same(ours, theirs):
                 return Difference(i, f"the answers to {command['kind']}", ours, theirs)
-            tally.done[command["kind"]] += 1
-            if not ours["ok"]:
-                tally.refused[ours["code"]] += 1
+            tally.count(command, ours, theirs)
             members |= concerned(command)
             whole = i % 10 == 0 or i + 1 == len(play.steps) or not concerned(command)
             for member_id in sorted(members if whole else concerned(command)):
@@ -638,7 +635,7 @@ def _in_order(
         # A repeat after a lost answer is a replay, and its answer the first one's.
         ours = {name: value for name, value in answers[i].items() if name != "replayed"}
         theirs.pop("replayed", None)
-        if not same(commands[i]["kind"], ours, theirs):
+        if not same(ours, theirs):
             return Difference(step + i, f"the answers to {commands[i]['kind']}", ours, theirs)
     for member_id, ours in views.items():
         theirs = naive.view(member_id, now)
@@ -749,7 +746,8 @@ def summary(tally: Tally) -> str:
     kinds = sorted(tally.done.items(), key=lambda pair: (-pair[1], pair[0]))
     rows = [
         f"{commands:,} commands of {len(kinds)} kinds in {tally.programs:,} random programs, "
-        f"{refused:,} of them refused for {len(tally.refused)} reasons: "
+        f"{refused:,} of them refused for {len(tally.refused)} reasons "
+        f"({tally.several:,} where several applied): "
         f"**{len(tally.differing)} differences**.",
         "",
         "| kind | commands |",

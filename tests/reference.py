@@ -115,7 +115,7 @@ R37 RESTORE_FIRST: points that paid come back after the refund has taken its own
     live. GRACE_FROM: a grace counts from the refund's date; without
     one what is over gets that date, and goes at once.
 R38 A refund that waited and does not fit is carried out as far as it fits. A refund of what is
-    gone already, also of everything, is more_than_bought.
+    gone already, also of everything, is more_than_bought, and a refund of lines of what has none.
 R39 Adjustments expire as the program says unless they name a date; proposals lapse after 7 days of
     24 hours and are judged when they are approved.
 R40 A merge keeps enrolment, groups and referrer of the member that stays, the higher tier (raised
@@ -192,10 +192,25 @@ PROPOSAL_MS = 7 * 24 * 3600 * 1000
 
 
 class RefusedError(Exception):
+    """`refusals` are those of which one is told, each with its fields; no document says which."""
+
     def __init__(self, code, **details):
         super().__init__(code)
-        self.code = code
-        self.details = details
+        self.refusals = [{"code": code, **details}]
+
+
+def refuse_for_any(*checks):
+    """Carry out checks that no document puts in order: if any refuse, one of them is told."""
+    found = []
+    for check in checks:
+        try:
+            check()
+        except RefusedError as refused:
+            found += [one for one in refused.refusals if one not in found]
+    if found:
+        told = RefusedError(**found[0])
+        told.refusals = found
+        raise told
 
 
 # --- numbers -------------------------------------------------------------------------------------
@@ -658,7 +673,8 @@ class Model:
                 return {**answer, "replayed": True}
             answer = getattr(self, "do_" + command["kind"])(command, work)
         except RefusedError as refused:
-            return {"ok": False, "code": refused.code, **refused.details}
+            first, *others = refused.refusals
+            return {"ok": False, **first} | ({"others": others} if others else {})
         work.commit()
         answer = {"ok": True, **answer}
         if key is not None:
@@ -1786,23 +1802,14 @@ class Model:
         purchase = command.get("purchase")
         if (command["type"] == "purchase") != (purchase is not None):
             raise RefusedError("invalid_body")
-        if (
-            purchase
-            and purchase.get("currency", self.program["currency"]) != (self.program["currency"])
-        ):
-            raise RefusedError("currency_mismatch")
-        member = work.member(command["member_id"])
-        if member["status"] == "closed":
-            raise RefusedError("member_closed")
-        now = work.now
+        refuse_for_any(
+            lambda: self.check_currency(purchase),
+            lambda: self.not_closed(work, command["member_id"]),
+            lambda: self.check_time(command.get("occurred_at"), work),
+        )
+        member, now = work.member(command["member_id"]), work.now
         occurred = command.get("occurred_at")
         occurred = now if occurred is None else occurred
-        if occurred > now + FUTURE_TOLERANCE_MS:
-            raise RefusedError("event_in_future")
-        if "max_lateness" in self.program and occurred < self.earlier(
-            now, self.program["max_lateness"]
-        ):
-            raise RefusedError("event_too_late")
         first = command["type"] == "purchase" and not any(
             fact["kind"] == "award" and fact["type"] == "purchase" for fact in member["log"]
         )
@@ -1824,7 +1831,7 @@ class Model:
         referral = self.program.get("referral") or {}
         after = [Fraction(0)] * len(event["lines"])
         for refund in self.waiting.get(event_id, []):
-            after = self.returned(event["lines"], after, refund, True)
+            after = self.returned(event["lines"], after, refund)
         if (
             command["type"] == "purchase"
             and referral.get("award_on") == "first_purchase"
@@ -1854,6 +1861,27 @@ class Model:
             "reversed_points": reversed_points,
             "balance": balance(member),
         }
+
+    def check_currency(self, bought):
+        """Of a purchase or an order, if there is one."""
+        own = self.program["currency"]
+        if bought and bought.get("currency", own) != own:
+            raise RefusedError("currency_mismatch")
+
+    def check_time(self, occurred, work):
+        if occurred is None:
+            return
+        if occurred > work.now + FUTURE_TOLERANCE_MS:
+            raise RefusedError("event_in_future")
+        late = self.program.get("max_lateness")
+        if late is not None and occurred < self.earlier(work.now, late):
+            raise RefusedError("event_too_late")
+
+    def not_closed(self, work, member_id):
+        member = work.member(member_id)
+        if member["status"] == "closed":
+            raise RefusedError("member_closed")
+        return member
 
     def do_complete_profile(self, command, work):
         member = work.member(command["member_id"])
@@ -1904,9 +1932,7 @@ class Model:
         if location is None or "static" not in location.get("check_in", {}).get("kinds", []):
             raise RefusedError("code_invalid")
         setting = location["check_in"]
-        member = work.member(command["member_id"])
-        if member["status"] == "closed":
-            raise RefusedError("member_closed")
+        member = self.not_closed(work, command["member_id"])
         now = work.now
         if not is_open(setting.get("opening_hours"), self.local(now)):
             raise RefusedError("location_closed")
@@ -2022,7 +2048,12 @@ class Model:
                 "event_id": event_id,
                 "refund_id": command["refund_id"],
             }
-        member = work.member(record["member_id"])
+        owner = self.members[self.resolved(record["member_id"])]
+        refuse_for_any(
+            lambda: work.member(owner["member_id"]),
+            lambda: self.check_refund(owner, record, command),
+        )
+        member = work.member(owner["member_id"])
         answer = self.reverse(work, member, record, command)
         self.advance(member, work.now)
         return {
@@ -2034,23 +2065,57 @@ class Model:
             "balance": balance(member),
         }
 
-    def reverse(self, work, member, record, command, fitting=False):
-        """Take back; `fitting`: as far as it fits, where it came before its event."""
-        event = record["event"]
-        lines = event["lines"]
+    def refunded(self, member, record):
+        """The refunds of an event until now, and by line the share that came back with them."""
         refunds = [
             fact
             for fact in member["log"]
             if fact["kind"] == "refund" and fact["event_id"] == record["event_id"]
         ]
-        before = [sum((f["returned"][i] for f in refunds), Fraction(0)) for i in range(len(lines))]
-        after = self.returned(lines, before, command, fitting)
-        if any(fact["whole"] for fact in refunds) and not fitting:
-            raise RefusedError("more_than_bought")
-        if lines and all(share == 1 for share in before) and not fitting:
-            raise RefusedError("more_than_bought")
-        if not lines and (command.get("lines") or command.get("amount")) and not fitting:
-            raise RefusedError("more_than_bought")
+        lines = range(len(record["event"]["lines"]))
+        return refunds, [sum((f["returned"][i] for f in refunds), Fraction(0)) for i in lines]
+
+    def check_refund(self, member, record, command):
+        """Refuse what does not fit into what is left."""
+        lines = {line["line_id"]: line for line in record["event"]["lines"]}
+        refunds, shares = self.refunded(member, record)
+        before = dict(zip(lines, shares, strict=True))
+        over = any(fact["whole"] for fact in refunds)
+        over = over or (bool(lines) and all(share == 1 for share in shares))
+        if command.get("amount") is not None:
+            left = sum(line["amount"] * (1 - before[name]) for name, line in lines.items())
+            over = over or command["amount"] > left
+        unknown = False
+        for one in command.get("lines") or []:
+            name = one["line_id"]
+            if name not in lines:
+                over, unknown = over or not lines, bool(lines)
+            if name in lines:
+                share = self.share_asked(one, lines[name], before[name])
+                over = over or share == 0 or before[name] + share > 1
+
+        def check(wrong, code):
+            if wrong:
+                raise RefusedError(code)
+
+        refuse_for_any(
+            lambda: check(over, "more_than_bought"), lambda: check(unknown, "line_not_found")
+        )
+
+    def share_asked(self, asked, line, before):
+        """The share of a line that a refund names; all that is left where it names no part."""
+        if asked.get("quantity") is not None:
+            return Fraction(asked["quantity"], line["quantity"])
+        if asked.get("amount") is not None:
+            return Fraction(asked["amount"], line["amount"]) if line["amount"] else Fraction(2)
+        return 1 - before
+
+    def reverse(self, work, member, record, command, fitting=False):
+        """Take back; `fitting`: a refund that came before its event, as far as it fits."""
+        event = record["event"]
+        lines = event["lines"]
+        refunds, before = self.refunded(member, record)
+        after = self.returned(lines, before, command)
         left = dict(record["parts"])
         for fact in refunds:
             for place, count in fact["parts"].items():
@@ -2162,37 +2227,25 @@ class Model:
     def counted(self, nominal, taken):
         return nominal if self.readings["TIER_REFUND"] == "all" else taken["points"]
 
-    def returned(self, lines, before, command, fitting):
-        """By line, the share that has come back with this refund."""
+    def returned(self, lines, before, command):
+        """By line, the share that has come back with this refund, as far as there is so much."""
         after = list(before)
-        ids = [line["line_id"] for line in lines]
         if command.get("lines") is None and command.get("amount") is None:
             return [Fraction(1)] * len(lines)
         if command.get("amount") is not None:
             left = [line["amount"] * (1 - f) for line, f in zip(lines, before, strict=True)]
-            if command["amount"] > sum(left) and not fitting:
-                raise RefusedError("more_than_bought")
             if command["amount"] >= sum(left):
                 return [Fraction(1)] * len(lines)
             for i, share in enumerate(largest_remainder(command["amount"], left)):
                 if share:
                     after[i] = min(Fraction(1), after[i] + Fraction(share, lines[i]["amount"]))
             return after
+        ids = [line["line_id"] for line in lines]
         for one in command["lines"]:
-            if one["line_id"] not in ids:
-                if fitting:
-                    continue
-                raise RefusedError("line_not_found")
-            i = ids.index(one["line_id"])
-            share = 1 - after[i]
-            if one.get("quantity") is not None:
-                share = Fraction(one["quantity"], lines[i]["quantity"])
-            elif one.get("amount") is not None:
-                amount = lines[i]["amount"]
-                share = Fraction(one["amount"], amount) if amount else Fraction(2)
-            if (share == 0 or after[i] + share > 1) and not fitting:
-                raise RefusedError("more_than_bought")
-            after[i] = min(Fraction(1), after[i] + share)
+            if one["line_id"] in ids:
+                i = ids.index(one["line_id"])
+                share = self.share_asked(one, lines[i], after[i])
+                after[i] = min(Fraction(1), after[i] + share)
         return after
 
     def nominal(self, record, after, left, everything):
@@ -2359,9 +2412,7 @@ class Model:
     # --- spending ---
 
     def spender(self, work, member_id):
-        member = work.member(member_id)
-        if member["status"] == "closed":
-            raise RefusedError("member_closed")
+        member = self.not_closed(work, member_id)
         if member["status"] == "blocked":
             raise RefusedError("member_blocked")
         return member
@@ -2369,19 +2420,15 @@ class Model:
     def do_redeem(self, command, work):
         if (command.get("reward_id") is None) == (command.get("points") is None):
             raise RefusedError("invalid_body")
-        member = self.spender(work, command["member_id"])
-        now, today = work.now, self.day(work.now)
         program, order = self.program, command.get("order")
-        reward, discount = None, None
-        if command.get("reward_id") is not None:
-            reward = next(
-                (r for r in program.get("rewards", []) if r["reward_id"] == command["reward_id"]),
-                None,
-            )
-            if reward is None:
-                raise RefusedError("reward_not_found")
-        if order and order.get("currency", program["currency"]) != program["currency"]:
-            raise RefusedError("currency_mismatch")
+        discount = None
+        refuse_for_any(
+            lambda: self.spender(work, command["member_id"]),
+            lambda: self.reward_of(command),
+            lambda: self.check_currency(order),
+        )
+        member, reward = work.member(command["member_id"]), self.reward_of(command)
+        now, today = work.now, self.day(work.now)
         if reward:
             cost = self.reward_cost(reward, member, today)
             self.check_reward(reward, member, now)
@@ -2392,11 +2439,14 @@ class Model:
         if command.get("hold") and len(held) >= MOST_HOLDS:
             raise RefusedError("too_many_holds")
         payment = program.get("points_payment")
-        if not reward and payment and (order or not self.readings["PAYMENT_NEEDS_ORDER"]):
-            discount = self.payment(payment, cost, order)
+        pays = not reward and payment and (order or not self.readings["PAYMENT_NEEDS_ORDER"])
         have = spending_order(available(member))
-        if len(have) < cost:
-            raise RefusedError("insufficient_points", missing_points=cost - len(have))
+        refuse_for_any(
+            lambda: self.payment(payment, cost, order) if pays else None,
+            lambda: self.check_enough(cost, have),
+        )
+        if pays:
+            discount = self.payment(payment, cost, order)
         key = command["key"]
         for point in have[:cost]:
             point["state"] = "held" if command.get("hold") else "spent"
@@ -2425,6 +2475,19 @@ class Model:
         member["log"].append({"kind": "redeem", "on": today, "active": True})
         work.adding.append(lambda: self.owners.__setitem__(key, member["member_id"]))
         return self.redeemed(key, member, one)
+
+    def reward_of(self, command):
+        """The reward that a redemption names; None if it names none."""
+        if command.get("reward_id") is None:
+            return None
+        for reward in self.program.get("rewards", []):
+            if reward["reward_id"] == command["reward_id"]:
+                return reward
+        raise RefusedError("reward_not_found")
+
+    def check_enough(self, points, have, **more):
+        if len(have) < points:
+            raise RefusedError("insufficient_points", missing_points=points - len(have), **more)
 
     def redeemed(self, key, member, one):
         answer = {
@@ -2533,12 +2596,8 @@ class Model:
         key, one = self.redemption(command)
         if one.get("captured_answer") and self.readings["REPEAT_ENDS"] == "replay":
             return {**one["captured_answer"], "replayed": True}
-        member = work.member(self.owners[key])
+        member = self.spender(work, self.owners[key])
         one = member["redemptions"][key]
-        if member["status"] == "closed":
-            raise RefusedError("member_closed")
-        if member["status"] == "blocked":
-            raise RefusedError("member_blocked")
         if one["status"] != "held":
             raise RefusedError("not_held", redemption_status=one["status"])
         one["status"] = "captured"
@@ -2561,10 +2620,8 @@ class Model:
         key, one = self.redemption(command)
         if one.get("cancelled_answer") and self.readings["REPEAT_ENDS"] == "replay":
             return {**one["cancelled_answer"], "replayed": True}
-        member = work.member(self.owners[key])
+        member = self.not_closed(work, self.owners[key])
         one = member["redemptions"][key]
-        if member["status"] == "closed":
-            raise RefusedError("member_closed")
         if one["status"] in ("cancelled", "lapsed"):
             raise RefusedError("not_held", redemption_status=one["status"])
         if one["points"] and one["restored"] >= one["points"]:
@@ -2600,12 +2657,12 @@ class Model:
     def do_transfer(self, command, work):
         source_id = self.resolved(command["from_member_id"])
         target_id = self.resolved(command["to_member_id"])
-        source = self.spender(work, source_id)
-        if source_id == target_id:
-            raise RefusedError("same_member")
-        target = work.member(target_id)
-        if target["status"] == "closed":
-            raise RefusedError("member_closed")
+        refuse_for_any(
+            lambda: self.spender(work, source_id),
+            lambda: self.check_two(source_id, target_id),
+            lambda: self.not_closed(work, target_id),
+        )
+        source, target = work.member(source_id), work.member(target_id)
         today = self.day(work.now)
         points = command["points"]
         setting = self.program.get("transfers") or {}
@@ -2638,10 +2695,11 @@ class Model:
         if ends:
             raise self.limit_reached(ends)
         have = spending_order(available(source))
+        fresh = {}
         if "fresh_points_wait" in setting:
             have = self.ripe(source, setting["fresh_points_wait"], today)
-        if len(have) < points:
-            raise RefusedError("insufficient_points", missing_points=points - len(have))
+            fresh = {"fresh_points": len(available(source)) - len(have)}
+        self.check_enough(points, have, **fresh)
         moved = have[:points]
         self.revive(target, today)
         for point in moved:
@@ -2655,6 +2713,10 @@ class Model:
             "lots": as_lots(moved),
             "balances": {source_id: balance(source), target_id: balance(target)},
         }
+
+    def check_two(self, one_id, other_id):
+        if one_id == other_id and one_id in self.members:
+            raise RefusedError("same_member")
 
     def ripe(self, member, wait, today):
         """What is old enough to be sent: of each date those that are not the last that came."""
@@ -2701,14 +2763,11 @@ class Model:
         return self.adjust(command, member, work)
 
     def check_adjust(self, command, member, work):
-        if member["status"] == "closed" and command["points"] > 0:
-            raise RefusedError("member_closed")
+        self.check_receiver(command, member)
         until = command.get("expires_on")
         if until and date.fromisoformat(until) <= self.day(work.now):
             raise RefusedError("expires_too_early")
-        have = len(available(member))
-        if command["points"] < 0 and have < -command["points"]:
-            raise RefusedError("insufficient_points", missing_points=-command["points"] - have)
+        self.check_enough(-command["points"], available(member))
 
     def adjust(self, command, member, work):
         self.check_adjust(command, member, work)
@@ -2737,51 +2796,67 @@ class Model:
         }
 
     def do_approve(self, command, work):
-        proposal = self.open_proposal(command, "approved", work)
-        if "replayed" in proposal:
-            return proposal
+        proposal = self.proposal(command)
+        if self.is_repeat(command, proposal, "approved"):
+            return {**proposal["answer"], "replayed": True}
         asked = proposal["command"]
-        if command["by"] == asked["by"]:
-            raise RefusedError("same_person")
+        refuse_for_any(
+            lambda: self.check_open(proposal, work),
+            lambda: self.check_other_person(command, asked),
+            lambda: self.check_receiver(asked, work.member(asked["member_id"])),
+        )
         answer = self.adjust(asked, work.member(asked["member_id"]), work)
         settled = {"status": "approved", "settled_by": command["by"], "answer": answer}
         work.adding.append(lambda: proposal.update(settled))
         return answer
 
     def do_refuse(self, command, work):
-        proposal = self.open_proposal(command, "refused", work)
-        if "replayed" in proposal:
-            return proposal
+        proposal = self.proposal(command)
+        if self.is_repeat(command, proposal, "refused"):
+            return {**proposal["answer"], "replayed": True}
+        self.check_open(proposal, work)
         answer = {"status": "refused", "adjustment_id": command["key"]}
         settled = {"status": "refused", "settled_by": command["by"], "answer": answer}
         work.adding.append(lambda: proposal.update(settled))
         return answer
 
-    def open_proposal(self, command, end, work):
-        proposal = self.proposals.get(command["key"])
-        if proposal is None:
+    def proposal(self, command):
+        if command["key"] not in self.proposals:
             raise RefusedError("adjustment_not_found")
-        if proposal["status"] != "proposed":
-            if (
-                self.readings["REPEAT_ENDS"] == "replay"
-                and proposal["status"] == end
-                and (end == "approved" or proposal["settled_by"] == command["by"])
-            ):
-                return {**proposal["answer"], "replayed": True}
-            raise RefusedError("adjustment_settled", adjustment_status=proposal["status"])
-        if work.now >= proposal["lapses_at"]:
-            raise RefusedError("adjustment_settled", adjustment_status="lapsed")
-        return proposal
+        return self.proposals[command["key"]]
+
+    def is_repeat(self, command, proposal, end):
+        """Whether it has ended this way already."""
+        return (
+            self.readings["REPEAT_ENDS"] == "replay"
+            and proposal["status"] == end
+            and (end == "approved" or proposal["settled_by"] == command["by"])
+        )
+
+    def check_open(self, proposal, work):
+        status = proposal["status"]
+        if status == "proposed" and work.now >= proposal["lapses_at"]:
+            status = "lapsed"
+        if status != "proposed":
+            raise RefusedError("adjustment_settled", adjustment_status=status)
+
+    def check_other_person(self, command, asked):
+        if command["by"] == asked["by"]:
+            raise RefusedError("same_person")
+
+    def check_receiver(self, command, member):
+        if member["status"] == "closed" and command["points"] > 0:
+            raise RefusedError("member_closed")
 
     def do_merge(self, command, work):
         source_id = self.resolved(command["member_id"])
         target_id = self.resolved(command["into_member_id"])
+        refuse_for_any(
+            lambda: self.not_closed(work, source_id),
+            lambda: self.check_two(source_id, target_id),
+            lambda: self.not_closed(work, target_id),
+        )
         source, target = work.member(source_id), work.member(target_id)
-        if source_id == target_id:
-            raise RefusedError("same_member")
-        for member in (source, target):
-            if member["status"] == "closed":
-                raise RefusedError("member_closed")
         if any(one["status"] == "held" for one in source["redemptions"].values()):
             raise RefusedError("open_holds")
         today = self.day(work.now)
@@ -2867,9 +2942,7 @@ class Model:
         return {"member_id": member_id, "status": "erased"}
 
     def do_set_tier(self, command, work):
-        member = work.member(command["member_id"])
-        if member["status"] == "closed":
-            raise RefusedError("member_closed")
+        member = self.not_closed(work, command["member_id"])
         today = self.day(work.now)
         tier_id, until = command.get("tier_id"), command.get("until")
         before = member["pin"]

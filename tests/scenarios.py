@@ -464,7 +464,7 @@ KINDS: Final = {
     "use_voucher": 3,
     "transfer": 5,
     "adjust": 5,
-    "approve": 2,
+    "approve": 3,
     "refuse": 1,
     "set_groups": 1,
     "set_birthday": 1,
@@ -705,7 +705,8 @@ class _Teller:
             command["points"] = dice.randint(1, 12)
         if dice.often(35):
             amount = dice.choice([20, 100, 255])
-            command["order"] = {"order_id": "o", "amount": amount, "currency": "EUR"}
+            currency = "JPY" if dice.often(5) else "EUR"
+            command["order"] = {"order_id": "o", "amount": amount, "currency": currency}
         if dice.often(45):
             command["hold"] = True
         self.redemptions.append(command)

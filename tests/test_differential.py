@@ -14,11 +14,13 @@ from tests.differential import (
     LENGTH,
     READINGS,
     Tally,
+    Told,
     compared,
     compared_through_the_store,
     least,
     run,
     shown,
+    told,
 )
 from tests.scenarios import KINDS, scenario
 from tools.engine import Engine
@@ -26,6 +28,8 @@ from tools.engine import Engine
 CHUNKS = 10
 STORED = 10
 """Scenarios that go through the store."""
+PLAYED = range(1, 100)
+"""Scenarios in which a mistake is noticed sooner or later."""
 
 
 @pytest.mark.parametrize("chunk", range(CHUNKS))
@@ -57,6 +61,47 @@ def test_a_difference_is_found_and_made_small(monkeypatch: pytest.MonkeyPatch) -
     assert same.sort == found.sort
     assert len(smaller.steps) <= 6
     assert "expiring" in shown(smaller, same)
+
+
+@pytest.mark.parametrize(
+    ("kind", "code", "wrong"),
+    [
+        ("redeem", "member_blocked", "member_not_found"),
+        ("redeem", "member_blocked", "member_erased"),
+        ("redeem", "insufficient_points", "payment_refused"),
+        ("reversal", "more_than_bought", "line_not_found"),
+        ("reversal", "line_not_found", "more_than_bought"),
+        ("award", "event_too_late", "event_in_future"),
+        ("award", "member_not_found", "event_too_late"),
+        ("award", "member_not_found", "member_erased"),
+        ("transfer", "member_closed", "member_blocked"),
+        ("approve", "same_person", "adjustment_settled"),
+    ],
+)
+def test_a_refusal_that_does_not_apply_is_noticed(
+    monkeypatch: pytest.MonkeyPatch, kind: str, code: str, wrong: str
+) -> None:
+    def mistaken(asked: str, answer: Any) -> Told:
+        found = told(asked, answer)
+        if (asked, found.get("code")) != (kind, code):
+            return found
+        besides = {"adjustment_status": "approved"} if wrong == "adjustment_settled" else {}
+        return {"ok": False, "code": wrong, **besides}
+
+    monkeypatch.setattr(differential, "told", mistaken)
+    assert any(compared(scenario(seed, LENGTH)) for seed in PLAYED)
+
+
+@pytest.mark.parametrize("name", ["missing_points", "next_allowed_at"])
+def test_what_a_refusal_tells_besides_is_compared(
+    monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    def mistaken(asked: str, answer: Any) -> Told:
+        found = told(asked, answer)
+        return found if found["ok"] or name not in found else found | {name: found[name] + 1}
+
+    monkeypatch.setattr(differential, "told", mistaken)
+    assert any(compared(scenario(seed, LENGTH)) for seed in PLAYED)
 
 
 def test_a_scenario_is_the_same_for_the_same_seed() -> None:
