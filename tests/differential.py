@@ -22,7 +22,7 @@ from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from contextlib import contextmanager
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field, fields, replace
 from datetime import UTC, datetime, timedelta
 from functools import partial
 from itertools import permutations
@@ -74,10 +74,12 @@ type Told = dict[str, Any]
 
 class Product:
     """The deployed handlers at a time that is set. `insists`: what was answered with 503 is sent
-    again, as clients are told to."""
+    again, as clients are told to, and so is a message of the sweep that failed; `unavailable` and
+    `unswept` count them."""
 
     def __init__(self, *, insists: bool = False) -> None:
         self.now = 0
+        self.unavailable = self.unswept = 0
         self._insists = insists
         self.codes: dict[str, str] = {}
         self._versions = 0
@@ -93,6 +95,7 @@ class Product:
         if kind == "sweep":
             while not sweep():
                 assert self._insists, "an account was not swept"
+                self.unswept += 1
             return {"ok": True}
         if kind == "publish":
             return self.publish(command["document"])
@@ -114,6 +117,7 @@ class Product:
             answer = handler(call.event(), None)
             if answer["statusCode"] != 503 or not self._insists:
                 break
+            self.unavailable += 1
         return answer
 
     def view(self, member_id: str, now: int) -> Told:
@@ -482,6 +486,14 @@ class Tally:
     refused: Counter[str] = field(default_factory=Counter)
     several: int = 0
     """Refusals for one of several reasons that applied."""
+    faults: Counter[str] = field(default_factory=Counter)
+    """Those that calls to the tables met, by kind."""
+    unavailable: int = 0
+    """Answers 503."""
+    unswept: int = 0
+    """Messages of the sweep that failed."""
+    found: int = 0
+    """Commands of which a first attempt had taken effect: their answers were replays."""
     differing: list[int] = field(default_factory=list)
 
     def count(self, command: Command, ours: Told, theirs: Told) -> None:
@@ -492,11 +504,9 @@ class Tally:
             self.several += len(theirs["any_of"]) > 1
 
     def __iadd__(self, other: Tally) -> Tally:
-        self.programs += other.programs
-        self.done += other.done
-        self.refused += other.refused
-        self.several += other.several
-        self.differing += other.differing
+        for each in fields(self):
+            both = getattr(self, each.name) + getattr(other, each.name)
+            setattr(self, each.name, both)
         return self
 
 
@@ -551,6 +561,8 @@ AT_ONCE: Final = 3
 """Clients at most: all orders of what they did are looked at."""
 BROKEN: Final = 25
 """So many of a thousand calls to the tables meet a fault."""
+STORM: Final = 600
+"""And so many for a while in one case of ten, so that commands are shed with 503."""
 
 
 def _groups(play: Scenario, dice: Dice) -> Iterator[list[Command | int]]:
@@ -595,53 +607,58 @@ def compared_through_the_store(
         step = 0
         for now, *commands in _groups(play, dice):
             together = [coded(command, product.codes) for command in commands]
-            faults.scatter(BROKEN, dice)
+            faults.scatter(STORM if dice.often(10) else BROKEN, dice)
             answers = turns.run([partial(product.do, command, now) for command in together])
             faults.heal()
             for command in together:
                 members |= concerned(command)
             views = {member_id: product.view(member_id, now) for member_id in sorted(members)}
-            found = None
+            first = None
             for order in permutations(range(len(together))):
                 other = naive.copy() if len(together) > 1 else naive
-                difference = _in_order(order, together, answers, views, other, now, step)
-                if difference is None:
+                theirs = {i: other.do(together[i], now) for i in order}
+                found = _differing(together, answers, theirs, views, other, now, step)
+                if found is None:
                     naive = other
                     break
-                found = found or difference
+                first = first or found
             else:
-                return found
+                return first
             step += len(together)
-            for command, answer in zip(together, answers, strict=True):
-                tally.done[command["kind"]] += 1
-                if not answer["ok"]:
-                    tally.refused[answer["code"]] += 1
+            for i, command in enumerate(together):
+                tally.count(command, answers[i], theirs[i])
+                tally.found += answers[i].get("replayed", False) > theirs[i].get("replayed", False)
+        tally.faults += faults.met
+        tally.unavailable += product.unavailable
+        tally.unswept += product.unswept
     tally.programs += 1
     return None
 
 
-def _in_order(
-    order: Sequence[int],
+def _differing(
     commands: Sequence[Command],
     answers: Sequence[Told],
+    theirs: dict[int, Told],
     views: dict[str, Told],
     naive: Naive,
     now: int,
     step: int,
 ) -> Difference | None:
-    """What differs if the commands were carried out in that order."""
-    for i in order:
-        theirs = naive.do(commands[i], now)
+    """What differs if the commands were carried out in the order in which the model did."""
+    for i, their in theirs.items():
         # A repeat after a lost answer is a replay, and its answer the first one's.
-        ours = {name: value for name, value in answers[i].items() if name != "replayed"}
-        theirs.pop("replayed", None)
-        if not same(ours, theirs):
-            return Difference(step + i, f"the answers to {commands[i]['kind']}", ours, theirs)
+        if not same(_once(answers[i]), _once(their)):
+            return Difference(step + i, f"the answers to {commands[i]['kind']}", answers[i], their)
     for member_id, ours in views.items():
-        theirs = naive.view(member_id, now)
-        if ours != theirs:
-            return Difference(step, f"what {member_id} has", ours, theirs)
+        shown = naive.view(member_id, now)
+        if ours != shown:
+            return Difference(step, f"what {member_id} has", ours, shown)
     return None
+
+
+def _once(answer: Told) -> Told:
+    """An answer, whether or not it was told before."""
+    return {name: value for name, value in answer.items() if name != "replayed"}
 
 
 def run_through_the_store(seeds: range, length: int = LENGTH) -> Tally:
@@ -750,11 +767,26 @@ def summary(tally: Tally) -> str:
         f"({tally.several:,} where several applied): "
         f"**{len(tally.differing)} differences**.",
         "",
+        *_faults(tally),
         "| kind | commands |",
         "|---|---:|",
         *(f"| {kind} | {count:,} |" for kind, count in kinds),
     ]
     return "\n".join(rows)
+
+
+def _faults(tally: Tally) -> list[str]:
+    """What broke and what came of it, where anything broke."""
+    if not tally.faults:
+        return []
+    kinds = ", ".join(f"{kind} {count:,}" for kind, count in sorted(tally.faults.items()))
+    return [
+        f"{tally.faults.total():,} calls to the tables met a fault: {kinds}. "
+        f"{tally.unavailable:,} answers were a 503 and {tally.unswept:,} messages of the sweep "
+        f"failed; both were sent again. {tally.found:,} commands had taken effect unknown to who "
+        "gave them: the answer to the next attempt was a replay.",
+        "",
+    ]
 
 
 def main(arguments: list[str] | None = None) -> int:

@@ -11,6 +11,7 @@ import io
 import json
 import os
 import random
+from collections import Counter
 from collections.abc import Callable, Mapping
 from typing import Any, Final, Literal, get_args
 
@@ -53,11 +54,13 @@ type Rewrite = Callable[[dict[str, Any], dict[str, Any]], dict[str, Any]]
 class Faults:
     """The calls of a client, and what befalls them.
 
-    `operations` are the names of the calls made, broken ones too, since the last plan.
+    `operations` are the names of the calls made, broken ones too, since the last plan; `met` counts
+    the faults that calls met, by kind.
     """
 
     def __init__(self, client: Any) -> None:
         self.operations: list[str] = []
+        self.met: Counter[str] = Counter()
         self._plan: Plan = {}
         self._of: str | None = None
         self._from_then_on = False
@@ -123,6 +126,7 @@ class Faults:
         return self._plan.get(calls - 1)
 
     def _break(self, fault: Fault, operation: str, request: AWSPreparedRequest) -> AWSResponse:
+        self.met[fault] += 1
         match fault:
             case "not connected":
                 raise EndpointConnectionError(endpoint_url=request.url)
