@@ -1,10 +1,10 @@
 """Every route, every role, every object, every token: authorization.csv says what is answered.
 
-The columns of the table: `own` is an object of the caller (its account, its redemption, what it
-proposed; for a shop simply a member), `foreign` another's in the same program, `elsewhere` one that
-only another program has, `missing` one that is nowhere; - where there is no such thing. A cell is
-the status, with the problem's code where it is one; `shut` is the gateway's own 403 for a token
-without the scope.
+Which kinds of object a route has is told by the document. The columns of the table: `own` is an
+object of the caller (its account, its redemption, what it proposed; for a shop simply a member),
+`foreign` another's in the same program, `elsewhere` one that only another program has, `missing`
+one that is nowhere; - where there is no such thing. A cell is the status, with the problem's code
+where it is one; `shut` is the gateway's own 403 for a token without the scope.
 """
 
 from __future__ import annotations
@@ -12,7 +12,8 @@ from __future__ import annotations
 import csv
 import itertools
 import json
-from collections.abc import Callable, Iterator
+import re
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
@@ -82,6 +83,74 @@ def scopes(route: str) -> set[str]:
 
 
 # ── The table against the document ────────────────────────────────────────────────────────────────
+
+IN_PATHS = {
+    "/programs/{program_id}": "program",
+    "/members/{member_id}": "member",
+    "/redemptions/{redemption_id}": "hold",
+    "/vouchers/{code}": "voucher",
+    "/adjustments/{adjustment_id}": "proposal",
+    "/locations/{location_id}": "location",
+    "/c/{code}": "code",
+}
+"""What a path names."""
+IN_BODIES = {"member_id": "member", "from_member_id": "member", "event_id": "event"}
+"""What a body names, the first of them that it has."""
+KINDS = {
+    "service": OBJECTS[:1],
+    **dict.fromkeys(("program", "location", "code"), ("own", *OBJECTS[2:])),
+}
+"""The kinds that there are of an object, where not all: programs are nobody's in them."""
+
+
+def object_of(route: str) -> str:
+    """What the route is about, by the document: the last thing that its path names, or what its
+    body names where that is only the program."""
+    places = re.findall(r"/[\w-]+/\{\w+\}", route)
+    named = [IN_PATHS[place] for place in places] or ["service"]
+    if named == ["program"]:
+        body = OPERATIONS[route].get("requestBody", {"content": {}})["content"]
+        names = set(properties(body.get("application/json", {})))
+        named += [kind for name, kind in IN_BODIES.items() if name in names][:1]
+    return named[-1]
+
+
+def properties(schema: Any) -> Iterator[str]:
+    """The names of all properties within a schema, whatever they are required for."""
+    match schema:
+        case {"$ref": str(reference)}:
+            yield from properties(DOCUMENT["components"]["schemas"][reference.rpartition("/")[2]])
+        case dict():
+            yield from schema.get("properties", ())
+            for part in schema.values():
+                yield from properties(part)
+        case list():
+            for part in schema:
+                yield from properties(part)
+
+
+def misfits(rows: Sequence[Row]) -> list[str]:
+    """Rows that are about something else than the document says, and cells that are blank where
+    there is such an object, or filled where there is none."""
+    wrong = []
+    for row in rows:
+        thing = object_of(row.route)
+        filled = tuple(kind for kind in OBJECTS if getattr(row, kind) != "-")
+        if (row.about, filled) != (thing, KINDS.get(thing, OBJECTS)):
+            wrong.append(f"{row.route} of a {thing} for {row.roles}")
+    return wrong
+
+
+def test_every_kind_of_object_that_a_route_can_name_has_its_cell() -> None:
+    assert misfits(table()) == []
+
+
+@pytest.mark.parametrize("kind", OBJECTS)
+def test_no_cell_can_be_left_blank(kind: Object) -> None:
+    filled = [row for row in table() if getattr(row, kind) != "-"]
+    assert len(filled) > 50
+    for row in filled:
+        assert misfits([row._replace(**{kind: "-"})]), row
 
 
 def test_every_route_of_the_document_has_one_row_for_every_role() -> None:
