@@ -17,7 +17,7 @@ import uuid
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Self
+from typing import Any, NoReturn, Self
 
 import httpx
 import hypothesis
@@ -42,6 +42,14 @@ hypothesis.settings.register_profile(
 hypothesis.settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "default"))
 
 READY_SECONDS = 90
+
+
+def missing(what: str) -> NoReturn:
+    """Skip a test for want of something on this machine; continuous integration has everything, and
+    there it fails."""
+    if os.environ.get("CI") == "true":
+        pytest.fail(what)
+    pytest.skip(what)
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -242,10 +250,7 @@ def browser() -> Iterator[Any]:
     """A headless Chromium (playwright's Browser); skipped where there is none, except in CI."""
     path = shutil.which("chromium") or shutil.which("chromium-browser")
     if path is None:
-        reason = "Chromium is not installed: /usr/bin/chromium (Debian's package chromium)"
-        if os.environ.get("CI") == "true":
-            pytest.fail(reason)
-        pytest.skip(reason)
+        missing("Chromium is not installed: /usr/bin/chromium (Debian's package chromium)")
     from playwright.sync_api import sync_playwright
 
     flags = [

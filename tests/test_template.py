@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from conftest import missing
 
 from loyalty import edge
 from tests import workers
@@ -222,13 +223,16 @@ def environment(template: Template, module: str) -> dict[str, Any]:
 def test_a_table_is_on_demand_backed_up_encrypted_and_hard_to_lose(
     template: Template, table: str
 ) -> None:
-    whole = template.document["Resources"][table]
-    properties = whole["Properties"]
+    safe(template.document["Resources"][table])
+
+
+def safe(table: dict[str, Any]) -> None:
+    properties = table["Properties"]
     assert properties["BillingMode"] == "PAY_PER_REQUEST"
     assert properties["PointInTimeRecoverySpecification"] == {"PointInTimeRecoveryEnabled": True}
     assert properties["SSESpecification"]["SSEEnabled"] is True
     assert properties["DeletionProtectionEnabled"] is True
-    assert whole["DeletionPolicy"] == whole["UpdateReplacePolicy"] == "Retain"
+    assert table["DeletionPolicy"] == table["UpdateReplacePolicy"] == "Retain"
 
 
 def test_there_are_three_tables_with_names_from_the_stack(template: Template) -> None:
@@ -809,11 +813,15 @@ json.dump(Translator({}, Parser()).translate(template, {}), sys.stdout, default=
 
 @pytest.fixture(scope="module")
 def translated() -> dict[str, dict[str, Any]]:
+    return translation(SAM_PYTHON)
+
+
+def translation(sam_python: Path) -> dict[str, dict[str, Any]]:
     """The resources that SAM makes of the template."""
-    if not SAM_PYTHON.exists():
-        pytest.skip("SAM is not set up (make validate does it)")
+    if not sam_python.exists():
+        missing("SAM is not set up (make validate does it)")
     answer = subprocess.run(
-        [SAM_PYTHON, "-c", TRANSLATE, ROOT / "template.yaml"],
+        [sam_python, "-c", TRANSLATE, ROOT / "template.yaml"],
         env={"AWS_DEFAULT_REGION": "eu-west-1"},
         capture_output=True,
         text=True,
@@ -822,6 +830,24 @@ def translated() -> dict[str, dict[str, Any]]:
     )
     made: dict[str, dict[str, Any]] = json.loads(answer.stdout)["Resources"]
     return made
+
+
+@pytest.mark.parametrize(
+    ("ci", "ends"), [("true", pytest.fail.Exception), ("", pytest.skip.Exception)]
+)
+def test_what_sam_makes_is_left_unseen_only_outside_of_ci(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, ci: str, ends: type[BaseException]
+) -> None:
+    monkeypatch.setenv("CI", ci)
+    with pytest.raises(ends, match="make validate"):
+        translation(tmp_path / "python")
+
+
+@pytest.mark.parametrize("table", TABLES)
+def test_a_table_is_deployed_on_demand_backed_up_encrypted_and_hard_to_lose(
+    translated: dict[str, dict[str, Any]], table: str
+) -> None:
+    safe(translated[table])
 
 
 def test_sam_gives_every_function_a_role_that_no_other_has(
