@@ -316,6 +316,15 @@ def test_what_counts_towards_a_tier_adds_up_and_the_higher_one_is_kept() -> None
     assert without.qualifying == ()
 
 
+@pytest.mark.parametrize("expiry", [[], [{"inactive_for": "P1M"}]])
+def test_two_who_were_never_active_are_one_who_never_was(expiry: list[dict[str, str]]) -> None:
+    """So that nothing of what they were given goes by inactivity."""
+    goes, stays = ann(lots=((NEVER, 5),)), bob(lots=((NEVER, 2),))
+    entry, _ = merged(goes, stays, expiry=expiry)
+    after = stays.after(entry)
+    assert (after.active_on, after.due_on) == (None, None)
+
+
 @pytest.mark.parametrize(
     ("goes", "stays", "code"),
     [
