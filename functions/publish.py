@@ -30,7 +30,7 @@ def handler(event: dict[str, Any], _context: object) -> dict[str, Any]:
             number = record["dynamodb"]["SequenceNumber"]
             try:
                 told = _events(record["dynamodb"]["NewImage"])
-                taken = put_events(event_bus(), told)
+                taken = not told or put_events(event_bus(), told)
             except Exception:
                 count("NoticesFailed")
                 if at == 0:
