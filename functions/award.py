@@ -68,7 +68,7 @@ def _awarded(request: Request, event: Event) -> Committed:
         behind = replace(guard, sort=AFTER_REFUNDS)
 
     def decide(known: Known) -> Decision:
-        # Another refund that comes meanwhile takes the slot that this award closes.
+        # Another refund that comes meanwhile takes the key that this award closes.
         waiting = store().standing(program_id, partition)[1]
         paid = _paid(request, event.purchase.redemption_ids if event.purchase else ())
         return earning.award(rulebook, known, behind, event, request.now, waiting, paid)
@@ -112,7 +112,7 @@ def reverse(request: Request, command: Reversal) -> Response:
         refund = Waiting(
             program_id,
             partition,
-            earning.slot(len(waiting)),
+            earning.waiting_sort(len(waiting)),
             request.now,
             request.document,
             request.fingerprint(""),
@@ -147,7 +147,7 @@ def _reversed(request: Request, command: Reversal, event: Entry) -> Response:
 
     def decide(known: Known) -> Decision:
         # Read after the account: a refund in between moves the account, and we come again.
-        others = [e for e in _standing(request, event.partition) if e.sort != event.sort]
+        others = [e for e in _entries_under(request, event.partition) if e.sort != event.sort]
         paid = _paid(request, (event.event or {}).get("r", ()))
         return refunds.reverse(
             rulebook, given, known, guard, [event, *others], command, paid, request.now
@@ -161,7 +161,7 @@ def _paid(request: Request, redemption_ids: Iterable[str]) -> list[Spending]:
     """Those of these redemptions that have spent points, each with its voucher."""
     found = []
     for partition in dict.fromkeys(map(redemption_partition, redemption_ids)):
-        entries = _standing(request, partition) if partition else []
+        entries = _entries_under(request, partition) if partition else []
         if {entry.kind for entry in entries} & {"redeem", "capture"}:
             place = redeeming.voucher_place(request.program_id, entries, secrets())
             voucher = store().record(place, redeeming.VOUCHER_SORT) if place else None
@@ -169,5 +169,5 @@ def _paid(request: Request, redemption_ids: Iterable[str]) -> list[Spending]:
     return found
 
 
-def _standing(request: Request, partition: str) -> list[Entry]:
+def _entries_under(request: Request, partition: str) -> list[Entry]:
     return store().standing(request.program_id, partition)[0]

@@ -93,7 +93,7 @@ def rewards(request: Request) -> Response:
     account = store().member(program_id, member_id)
     begin = _following(program, after)
     page = program.rewards[begin : begin + limit]
-    standing, offered = store().look(
+    newest, offered = store().look(
         program_id,
         Known({account.member_id: account}),
         lambda known: redeeming.catalog(rulebook, known, account.member_id, page, request.now),
@@ -103,7 +103,7 @@ def rewards(request: Request) -> Response:
     more = cut or begin + limit < len(program.rewards)
     catalog: projections.Catalog = {
         "items": items,
-        "balance": standing.balance,
+        "balance": newest.balance,
         "next_cursor": cursor(items[-1]["reward_id"]) if more else None,
     }
     return Response(catalog)

@@ -169,7 +169,7 @@ class Ledger:
         guard = Guard(held.partition, "capture", b"")
         return self._commit(
             lambda known: redeeming.capture(
-                self.rulebook, self.rulebook, known, guard, self.standing(held), SECRETS, now
+                self.rulebook, self.rulebook, known, guard, self.entries_under(held), SECRETS, now
             )
         )
 
@@ -188,9 +188,9 @@ class Ledger:
             for record in self.records
             if record.fields.get("redemption_id") == redemption_id(redemption)
         ]
-        return Spending(self.standing(redemption), vouchers[-1] if vouchers else None)
+        return Spending(self.entries_under(redemption), vouchers[-1] if vouchers else None)
 
-    def standing(self, first: Entry) -> list[Entry]:
+    def entries_under(self, first: Entry) -> list[Entry]:
         """All that stands under an entry's key, that one first."""
         others = [e for e in self.entries if e.partition == first.partition and e != first]
         return [first, *others]
@@ -205,7 +205,7 @@ class Ledger:
         ids = (event.event or {}).get("r", ())
         named = [[e for e in self.entries if e.partition == redemption_partition(i)] for i in ids]
         paid = [self.spending(entries[0]) for entries in named if entries]
-        standing = self.standing(event)
+        standing = self.entries_under(event)
         return self._commit(
             lambda known: refunds.reverse(
                 self.rulebook, given, known, guard, standing, refund, paid, now

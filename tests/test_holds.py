@@ -550,7 +550,7 @@ def test_limits_and_stock_count_what_stands(document: dict[str, Any], actions: l
     end = tale.now + 9 * DAY
     ledger.sweep(end)
     gifts = [e for e in tale.redemptions if "r" in (e.answer or {})]
-    standing = [e for e in gifts if status_of(ledger.standing(e)) == "captured"]
+    standing = [e for e in gifts if status_of(ledger.entries_under(e)) == "captured"]
     assert ledger.budgets.get(stock_id("gift"), 3) == 3 - len(standing)
     [limit] = ledger.program.rewards[0].limits
     in_window = Counter(

@@ -242,7 +242,7 @@ def taken(
     bought = {"currency": "EUR", "lines": lines}
     fields = {"event_id": "order", "type": "purchase", "member_id": "ann", "purchase": bought}
     waiting = [
-        Waiting("test", "e#order", earning.slot(i), NOW, {"event_id": "order", **refund})
+        Waiting("test", "e#order", earning.waiting_sort(i), NOW, {"event_id": "order", **refund})
         for i, refund in enumerate(refunds)
     ]
     guard = Guard("e#order", "0", b"")

@@ -124,7 +124,7 @@ class Record:
 @dataclass(frozen=True, slots=True)
 class Decision:
     """Entries to write, one per account touched, the command's own first; records to create,
-    replace or remove; `closing` the slot (partition, sort) under which no refund may wait any
+    replace or remove; `closing` the key (partition, sort) under which no refund may wait any
     more; the points drawn from budgets and pieces from stocks by id (below zero: given back).
 
     Or no entry, and what `waits` under the command's key: it touches no account, and is written

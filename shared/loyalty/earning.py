@@ -105,11 +105,11 @@ def award(
     for name, points in (*before.budgets.items(), *before.restored.draws.items()):
         draws[name] = draws.get(name, 0) + points
     records = (*decision.records, *before.restored.vouchers)
-    closing = (guard.partition, slot(len(waiting)))
+    closing = (guard.partition, waiting_sort(len(waiting)))
     return replace(decision, records=records, draws=draws, closing=closing)
 
 
-def slot(number: int) -> str:
+def waiting_sort(number: int) -> str:
     """The sort key of the refund that waits as the `number`-th, counted from 0."""
     return f"w#{number:03}" if number else "0"
 

@@ -375,8 +375,8 @@ class Account:
 class Waiting:
     """What stands under a key and belongs to no member yet: a `refund` that came before its
     purchase, as it was asked for; a `proposal` of an adjustment that another person has to agree
-    to, as its first answer needs it (both JSON values); with neither, the slot after the last
-    refund: the purchase has come, and none may wait any more."""
+    to, as its first answer needs it (both JSON values); with neither, what stands after the
+    last refund: the purchase has come, and none may wait any more."""
 
     program_id: str
     partition: str

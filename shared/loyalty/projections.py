@@ -199,10 +199,10 @@ class VoucherShown(TypedDict):
 
 
 # `from` is no name for a field of a class.
-Offer = TypedDict("Offer", {"from": NotRequired[str], "until": NotRequired[str]})
+Dated = TypedDict("Dated", {"from": NotRequired[str], "until": NotRequired[str]})
 
 
-class RewardShown(Offer):
+class RewardShown(Dated):
     """A reward for one member now. `reasons` are the codes with which redeeming it would be
     refused, none if it is `available`; `from` and `until` are local and both included;
     `stock_left` where pieces are counted; `voucher_validity` an ISO 8601 duration."""

@@ -52,7 +52,7 @@ def due(
         return None
     if usage.used("ever", ONCE["referral"]):
         return None
-    referrer = _standing(known, referrer_id)
+    referrer = _payable(known, referrer_id)
     if referrer is None or _each_other(known, draft.account, referrer):
         return None
     brought = Usage(referrer, usage.on, rulebook.program.zone, known.history)
@@ -75,7 +75,7 @@ def due(
     )
 
 
-def _standing(known: Known, referrer_id: str) -> Account | None:
+def _payable(known: Known, referrer_id: str) -> Account | None:
     """The referrer's account, or the one it was merged into; None for who can be paid nothing."""
     try:
         referrer = known.account(referrer_id)
@@ -90,7 +90,7 @@ def _each_other(known: Known, account: Account, referrer: Account) -> bool:
     """
     if account.member_id in (referrer.member_id, referrer.referrer):
         return True
-    brought_by = _standing(known, referrer.referrer) if referrer.referrer else None
+    brought_by = _payable(known, referrer.referrer) if referrer.referrer else None
     return brought_by is not None and brought_by.member_id == account.member_id
 
 

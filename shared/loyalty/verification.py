@@ -19,7 +19,7 @@ from loyalty import refunds
 from loyalty.codes import Secrets, voucher_code
 from loyalty.dates import Per, day_number, from_milliseconds, local_date
 from loyalty.decisions import redemption_id, stock_id
-from loyalty.earning import slot
+from loyalty.earning import waiting_sort
 from loyalty.limits import ONCE, POINTS_SENT, PROGRAM_POINTS, REFERRALS, token
 from loyalty.model import Account, Broken, Day, Entry, Refusal
 from loyalty.program import Program
@@ -409,11 +409,11 @@ class _Member:
             self._blame("birthday", f"{detail} have left it: set it again")
 
 
-def _slot_number(sort: str) -> int:
-    """Which refund waits under a sort key, counted from 0; −1 for what is no slot."""
+def _waiting_number(sort: str) -> int:
+    """Which refund waits under a sort key, counted from 0; −1 where none can."""
     digits = sort.removeprefix("w#")
     number = int(digits) if digits.isdecimal() else -1
-    return number if number >= 0 and slot(number) == sort else -1
+    return number if number >= 0 and waiting_sort(number) == sort else -1
 
 
 def _total(account: Account) -> int:
@@ -520,23 +520,23 @@ class _Key:
 
     def _wait_in_order(self) -> None:
         """Refunds that came before their event: as they were left, none lost; the event closes the
-        slot behind them and names each of them."""
+        row behind them and names each of them."""
         award = self._entries.get("1")
         told = [name for name, _ in ((award and award.explanation) or {}).get("w", ())]
-        slots = {item["sk"]["S"]: item for item in self._waiting}
-        most = len(told) + 1 if award else max(map(_slot_number, slots), default=-1) + 1
+        waiting = {item["sk"]["S"]: item for item in self._waiting}
+        most = len(told) + 1 if award else max(map(_waiting_number, waiting), default=-1) + 1
         refund_ids = []
         for number in range(most):
-            name = slot(number)
-            if name not in slots:
+            name = waiting_sort(number)
+            if name not in waiting:
                 self._lost("waiting", name, "a refund that waited, or their end, is not there")
                 continue
-            item = slots.pop(name)
+            item = waiting.pop(name)
             refund = waiting_of(item).refund
             if (refund is None) != (award is not None and number == len(told)):
                 self._blame("waiting", "it closes what is open, or is open behind the end", item)
             refund_ids += [] if refund is None else [refund["refund_id"]]
-        for item in slots.values():
+        for item in waiting.values():
             self._blame("waiting", "no refund waits in such a place", item)
         if award and told != refund_ids:
             self._blame("waiting", "those that waited are not those that it took", award)
