@@ -14,7 +14,6 @@ import pytest
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
-from loyalty import edge
 from loyalty.budgets import SHARDS, SLOTS, Pool, allocate, rebalanced, slot
 from loyalty.commands import Event
 from loyalty.dates import milliseconds
@@ -452,10 +451,6 @@ def house(engine: Engine, tables: Tables) -> Iterator[House]:
         yield house
 
 
-def left(name: str = "program") -> int | None:
-    return edge.store().budget("shop", name)
-
-
 def review(event_id: str, member_id: str = "ana") -> dict[str, Any]:
     """The answer to a review, which wants 10 points."""
     answer: dict[str, Any] = done(workers.award(event_id, member_id))
@@ -473,7 +468,7 @@ def test_exactly_the_budget_is_given_and_the_answer_says_what_bit(house: House) 
     assert (last["points"], last["limited_by"]) == (5, [{"scope": "budget"}])
     none = review("4", "ben")
     assert (none["points"], none["limited_by"]) == (0, [{"scope": "budget"}])
-    assert left() == 0
+    assert workers.left() == 0
     history = done(workers.entries("ana"))["items"]
     assert [row["points"] for row in history if row["kind"] == "award"] == [5, 10]
     assert {m: account.balance for m, (account, _) in house.proved().items()} == {
@@ -489,7 +484,7 @@ def test_a_campaign_ends_with_its_budget_and_the_answer_names_it(house: House) -
     assert [answer["points"] for answer in answers] == [20, 15, 10]
     hit = {"scope": "campaign", "campaign_id": "spring"}
     assert [answer["limited_by"] for answer in answers] == [[], [hit], [hit]]
-    assert left("campaign:spring") == 0
+    assert workers.left("campaign:spring") == 0
     house.proved()
 
 
@@ -498,14 +493,14 @@ def test_registration_and_check_ins_draw_on_the_programs_budget_too() -> None:
     done(workers.publish(shop(budget={"points": 1000}, limits=[])))
     done(workers.enrol("ana"))
     done(workers.check_in("ana", "visit"))
-    assert left() == 945
+    assert workers.left() == 945
 
 
 @pytest.mark.usefixtures("house")
 def test_registration_pays_what_the_programs_budget_has_left() -> None:
     done(workers.publish(shop(budget={"points": 75}, limits=[])))
     assert [done(workers.enrol(who))["points"] for who in ("ana", "ben", "cleo")] == [50, 25, 0]
-    assert left() == 0
+    assert workers.left() == 0
 
 
 def test_a_scan_earns_the_budgets_last_points_wherever_they_are(
@@ -516,7 +511,7 @@ def test_a_scan_earns_the_budgets_last_points_wherever_they_are(
     with deployed(client, tables, sleep=without_pause, jitter=lambda: 0.0):
         done(workers.publish(shop(budget={"points": 53}, limits=[])))
         done(workers.enrol("ana"))
-        assert left() == 3
+        assert workers.left() == 3
         answer = send(workers.check_in("ana", "visit"))
         assert (answer.status, answer.body.get("points")) == (201, 3)
 
@@ -537,9 +532,9 @@ def test_a_budget_is_made_when_it_is_first_drawn_on(house: House) -> None:
     house.publish(budget={"points": 100})
     done(workers.enrol("ana"))
     done(workers.award("nothing", "ana", "other"))
-    assert left() is None
+    assert workers.left() is None
     review("1")
-    assert left() == 90
+    assert workers.left() == 90
     shards = house.shards()
     assert len(shards) == SHARDS
     assert max(shards) <= -(-100 // SHARDS)
@@ -555,7 +550,7 @@ def test_a_new_version_raises_and_lowers_what_is_left(house: House) -> None:
         house.publish(2, budget={"points": 20})
     with house.on(2):
         assert review("lowered")["points"] == 0
-        assert left() == -25
+        assert workers.left() == -25
         # 45 were given: a rise to 50 leaves 5, not 30.
         house.publish(3, budget={"points": 50})
     with house.on(3):
@@ -577,12 +572,12 @@ def test_a_reversal_gives_the_points_back_once(house: House) -> None:
     done(workers.enrol("ana"))
     done(workers.purchase("order-1", "ana", 1000))
     done(workers.purchase("order-2", "ana", 1000))
-    assert (left(), left("campaign:spring")) == (0, 0)
+    assert (workers.left(), workers.left("campaign:spring")) == (0, 0)
     for _ in range(2):
         done(workers.reverse("order-1", "return-1"))
-    assert (left(), left("campaign:spring")) == (20, 10)
+    assert (workers.left(), workers.left("campaign:spring")) == (20, 10)
     assert send(workers.reverse("order-1", "return-2")).body["code"] == "more_than_bought"
-    assert (left(), left("campaign:spring")) == (20, 10)
+    assert (workers.left(), workers.left("campaign:spring")) == (20, 10)
     assert done(workers.purchase("order-3", "ana", 1000))["points"] == 20
     account, _ = house.proved()["ana"]
     assert account.balance == 35
@@ -666,7 +661,7 @@ def test_a_lost_answer_draws_once(house: House, fault: Fault) -> None:
     house.faults.follow({0: fault}, of="TransactWriteItems")
     done(workers.reverse("1", "return-1"))
     house.faults.heal()
-    assert left() == 90
+    assert workers.left() == 90
     account, _ = house.proved()["ana"]
     assert account.balance == 10
 
@@ -687,7 +682,7 @@ def test_somebody_else_takes_the_last_points_between_look_and_draw(house: House)
     house.faults.follow({0: workers.meanwhile(workers.award("1", "ben"))}, of="TransactWriteItems")
     answer = review("2")
     assert (answer["points"], answer["limited_by"]) == (0, [{"scope": "budget"}])
-    assert (left(), house.shards().count(0)) == (0, SHARDS)
+    assert (workers.left(), house.shards().count(0)) == (0, SHARDS)
 
 
 # More shards than a transaction has items
@@ -720,10 +715,10 @@ def test_a_draw_from_every_shard_of_a_dozen_budgets_is_gathered_first(house: Hou
     assert (answer["points"], answer["limited_by"]) == (104_000, [])
     # Thirteen budgets are made, one of them is gathered, all are drawn on.
     assert sent == [*[SHARDS] * 14, 2 + 12 * SHARDS + 1]
-    assert [left(f"campaign:{name}") for name in DOZEN] == [0] * 12
+    assert [workers.left(f"campaign:{name}") for name in DOZEN] == [0] * 12
     done(workers.reverse("order", "back"))
-    assert [left(f"campaign:{name}") for name in DOZEN] == [8_000] * 12
-    assert left() == 104_000
+    assert [workers.left(f"campaign:{name}") for name in DOZEN] == [8_000] * 12
+    assert workers.left() == 104_000
     house.proved()
 
 
@@ -737,8 +732,8 @@ def test_what_somebody_takes_from_the_gathered_points_is_missed_by_nobody(house:
     answer = done(workers.purchase("order", "ana", 800_000))
     assert answer["points"] == 104_000 - 2 * 13
     # The program could not pay the last two points of the last campaign.
-    assert [left(f"campaign:{name}") for name in DOZEN] == [*[0] * 11, 2]
-    assert left() == 0
+    assert [workers.left(f"campaign:{name}") for name in DOZEN] == [*[0] * 11, 2]
+    assert workers.left() == 0
     house.proved()
 
 
@@ -748,7 +743,7 @@ def test_points_are_gathered_once_whatever_happens_to_it(house: House, fault: Fa
     done(workers.enrol("ana"))
     house.faults.follow({13: fault}, of="TransactWriteItems")
     assert done(workers.purchase("order", "ana", 800_000))["points"] == 104_000
-    assert left() == 0
+    assert workers.left() == 0
     house.proved()
 
 
@@ -782,9 +777,9 @@ def test_64_clients_at_once_gather_the_same_budgets_and_overdraw_none(
                 drawn.subtract((award.explanation or {}).get("b", {}))
     totals = {f"campaign:{name}": 10_000 for name in DOZEN} | {"program": 130_000}
     for name, total in totals.items():
-        assert left(name) == total - drawn[name]
+        assert workers.left(name) == total - drawn[name]
         assert min(house.shards(name)) >= 0
-    remaining = left()
+    remaining = workers.left()
     assert remaining is not None
     assert sum(account.balance for account, _ in members.values()) == 130_000 - remaining
 
@@ -822,7 +817,7 @@ def test_64_clients_on_a_faulty_wire_neither_overdraw_a_campaign_nor_lose_its_po
     assert {answer.status for answer in played.flat} == {201}
     members = house.proved()
     standing = sum(account.balance for account, _ in members.values())
-    remaining = left("campaign:spring")
+    remaining = workers.left("campaign:spring")
     assert remaining is not None
     assert standing == 10 * CLIENTS // 2 + 444 - remaining
     assert min(house.shards("campaign:spring")) >= 0

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import calendar
 from datetime import UTC, date, datetime, timedelta
-from typing import get_args
 from zoneinfo import ZoneInfo
 
 import pytest
@@ -30,7 +29,7 @@ from loyalty.dates import (
     window_end,
     window_start,
 )
-from tests.strategies import ZONES
+from tests.strategies import PERS, ZONES
 
 DAYS = st.dates(date(1970, 1, 1), date(2100, 12, 31))
 ZONE = st.sampled_from([ZoneInfo(name) for name in ZONES])
@@ -192,7 +191,7 @@ def _named(per: Per, day: date) -> object:
             return None
 
 
-@given(DAYS, DAYS, st.sampled_from(get_args(Per.__value__)))
+@given(DAYS, DAYS, PERS)
 def test_two_days_share_a_window_exactly_when_the_calendar_says_so(
     one: date, other: date, per: Per
 ) -> None:
@@ -203,7 +202,7 @@ def test_two_days_share_a_window_exactly_when_the_calendar_says_so(
         assert (window(per, one) < window(per, other)) == (one < other)
 
 
-@given(DAYS, st.sampled_from(get_args(Per.__value__)))
+@given(DAYS, PERS)
 def test_a_window_begins_where_it_says_and_ends_where_the_next_begins(day: date, per: Per) -> None:
     number = window(per, day)
     start, end = window_start(per, number), window_end(per, day)

@@ -695,11 +695,11 @@ def test_a_cancelled_redemption_gives_back_points_piece_and_limit_and_ends_its_v
 ) -> None:
     house.open("ana")
     taken = done(workers.redeem("ana", "till", reward_id="coffee"))
-    assert edge.store().budget("shop", stock_id("coffee")) == 4
+    assert workers.left(stock_id("coffee")) == 4
     assert send(workers.redeem("ana", "more", reward_id="coffee")).body["code"] == "limit_reached"
     back = done(workers.cancel(taken["redemption_id"]))
     assert (back["status"], back["points"], back["balance"]) == ("cancelled", 40, 100)
-    assert edge.store().budget("shop", stock_id("coffee")) == 5
+    assert workers.left(stock_id("coffee")) == 5
     assert done(workers.voucher(taken["voucher"]["code"]))["status"] == "cancelled"
     used = send(workers.use(taken["voucher"]["code"]))
     assert (used.status, told(used)) == (409, "voucher_cancelled")
@@ -713,7 +713,7 @@ def test_what_was_used_is_not_given_back(house: House) -> None:
     done(workers.use(taken["voucher"]["code"]))
     refused_cancel = send(workers.cancel(taken["redemption_id"]))
     assert (refused_cancel.status, told(refused_cancel)) == (409, "voucher_used")
-    assert edge.store().budget("shop", stock_id("coffee")) == 4
+    assert workers.left(stock_id("coffee")) == 4
     assert house.balances() == {"ana": (60, 0)}
 
 
@@ -723,7 +723,7 @@ def test_a_sweep_brings_back_the_pieces_of_lapsed_holds(house: House) -> None:
     house.open("ana", "ben")
     hold("ana", "cart-a", reward_id="coffee")
     hold("ben", "cart-b", reward_id="coffee")
-    assert edge.store().budget("shop", stock_id("coffee")) == 3
+    assert workers.left(stock_id("coffee")) == 3
     message = {"scheduled_time": "", "segment": 0, "segments": 1}
     event = {"Records": [{"messageId": "1", "body": workers.json.dumps(message)}]}
 
@@ -734,11 +734,11 @@ def test_a_sweep_brings_back_the_pieces_of_lapsed_holds(house: House) -> None:
 
     with house.on(29):
         assert expire.handler(event, Context) == {"batchItemFailures": []}
-        assert edge.store().budget("shop", stock_id("coffee")) == 3
+        assert workers.left(stock_id("coffee")) == 3
     with house.on(30):
         for _ in range(2):
             assert expire.handler(event, Context) == {"batchItemFailures": []}
-            assert edge.store().budget("shop", stock_id("coffee")) == 5
+            assert workers.left(stock_id("coffee")) == 5
         history = done(workers.entries("ana"))["items"]
     assert [(row["kind"], row["points"], row["balance_after"]) for row in history[:2]] == [
         ("lapse", 0, 100),
@@ -768,7 +768,7 @@ def test_a_piece_of_a_hold_that_lapsed_is_had_by_the_next_one_before_any_sweep(
             assert (shown["available"], shown["stock_left"]) == (True, 1)
         done(workers.redeem("ben", "till", reward_id="one"))
         assert told(send(workers.redeem("ana", "late", reward_id="one"))) == "out_of_stock"
-        assert edge.store().budget("shop", stock_id("one")) == 0
+        assert workers.left(stock_id("one")) == 0
         rows = done(workers.entries("ana"))["items"]
     assert [(row["kind"], row["balance_after"]) for row in rows[:2]] == [
         ("lapse", 100),
@@ -810,7 +810,7 @@ def test_all_pieces_that_were_abandoned_are_found_again(house: House, raised: bo
         for i in range(8):
             answer = send(workers.redeem(f"n{i:02}", f"n{i:02}", reward_id="one"))
             assert answer.status == 201, answer.body
-        assert edge.store().budget("shop", stock_id("one")) == 0
+        assert workers.left(stock_id("one")) == 0
         last = send(workers.redeem(members[1], "late", reward_id="one"))
         assert told(last) == "out_of_stock"
 
@@ -825,7 +825,7 @@ def test_of_64_that_want_four_abandoned_pieces_four_get_one(house: House, client
     scripts = [[workers.redeem(who, who, reward_id="one")] for who in buyers]
     played = clients.play(house.endpoint, house.tables, scripts, now=later)
     assert Counter(map(told, played.flat)) == {"captured": 4, "out_of_stock": CLIENTS - 4}
-    assert edge.store().budget("shop", stock_id("one")) == 0
+    assert workers.left(stock_id("one")) == 0
     balances = house.balances()
     assert all(balances[who] == (100, 0) for who in members)
 
@@ -842,7 +842,7 @@ def test_a_lost_answer_on_the_way_to_an_abandoned_piece_leaves_one_effect(
         answer = workers.insist(workers.redeem("ben", "till", reward_id="one"))
         assert (answer.status, answer.body["balance"]) == (201, 60)
         house.faults.heal()
-        assert edge.store().budget("shop", stock_id("one")) == 0
+        assert workers.left(stock_id("one")) == 0
     assert house.balances() == {"ana": (100, 0), "ben": (60, 0)}
 
 
@@ -882,7 +882,7 @@ def test_a_lost_answer_is_one_effect(house: House, fault: Fault) -> None:
     house.faults.follow({0: fault}, of="TransactWriteItems")
     assert done(workers.cancel(identity))["balance"] == 100
     house.faults.heal()
-    assert edge.store().budget("shop", stock_id("coffee")) == 5
+    assert workers.left(stock_id("coffee")) == 5
     assert house.balances() == {"ana": (100, 0)}
 
 
@@ -969,5 +969,5 @@ def test_of_64_that_capture_or_cancel_one_hold_the_first_of_each_counts_once(
     assert outcomes in ({"captured": CLIENTS // 2}, {"not_held": CLIENTS // 2})
     if outcomes["captured"]:
         assert sum(not answer.replayed for answer in captures) == 1
-    assert edge.store().budget("shop", stock_id("coffee")) == 5
+    assert workers.left(stock_id("coffee")) == 5
     assert house.balances() == {"ana": (100, 0)}

@@ -10,7 +10,6 @@ from typing import Any
 
 import pytest
 
-from loyalty import edge
 from loyalty.decisions import stock_id
 from loyalty.model import Account
 from tests import workers
@@ -77,7 +76,7 @@ def status(redeemed: dict[str, Any]) -> str:
 
 
 def pieces() -> int | None:
-    return edge.store().budget("shop", stock_id("five-off"))
+    return workers.left(stock_id("five-off"))
 
 
 QUARTER = {"lines": [{"line_id": "0", "quantity": 1}]}
@@ -249,7 +248,7 @@ def test_of_uses_refunds_and_cancellations_at_once_each_voucher_ends_once(
     ended = Counter(map(status, redeemed))
     assert ended.total() == ended["used"] + ended["cancelled"] == 16
     assert {answer.status for answer in played.flat} <= {200, 201, 409}
-    assert edge.store().budget("shop", stock_id("plenty")) == 100 - ended["used"]
+    assert workers.left(stock_id("plenty")) == 100 - ended["used"]
     assert {account.balance for account in house.accounts().values()} == {100}
 
 

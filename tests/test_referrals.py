@@ -618,9 +618,9 @@ def test_the_programs_budget_pays_both_sides_and_gets_both_back(house: House) ->
     house.open(ON_PURCHASE, budget={"points": 1000})
     house.bring("ben")
     done(buy("order", "ben"))
-    assert edge.store().budget("shop", "program") == 690
+    assert workers.left("program") == 690
     done(workers.reverse("order", "return"))
-    assert edge.store().budget("shop", "program") == 1000
+    assert workers.left("program") == 1000
 
 
 @pytest.mark.parametrize("budget", [300, 1000])
@@ -628,7 +628,7 @@ def test_registration_pays_both_sides_to_the_budgets_last_point(house: House, bu
     house.open(TERMS, budget={"points": budget})
     house.bring("ben")
     assert house.balances() == {"ana": 200, "ben": 100}
-    assert edge.store().budget("shop", "program") == budget - 300
+    assert workers.left("program") == budget - 300
 
 
 @pytest.mark.parametrize(
@@ -647,7 +647,7 @@ def test_a_referral_gives_no_more_than_the_programs_budget_has(
     house.bring("ben")
     paid = done(buy("order", "ben"))
     assert house.balances() == balances
-    assert edge.store().budget("shop", "program") == 0
+    assert workers.left("program") == 0
     assert (paid["desired_points"], paid["points"]) == (110, balances["ben"])
     assert paid["limited_by"] == ([] if budget == 310 else [{"scope": "budget"}])
 

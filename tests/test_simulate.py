@@ -288,17 +288,16 @@ def test_a_dry_run_makes_no_budget_and_draws_on_none(house: House) -> None:
     rules = shop()["rules"][1:]
     done(workers.publish(shop(budget={"points": 100}, campaigns=campaigns, rules=rules)))
     done(workers.enrol("ana"))
-    store = edge.store()
     for i, points in enumerate([30, 20, 10, 10]):
         event = purchase(f"order-{i}", 1000)
         foreseen = house.dry(event)
         if i == 0:
-            assert store.budget("shop", "program") is None
-            assert store.budget("shop", "campaign:c") is None
+            assert workers.left("program") is None
+            assert workers.left("campaign:c") is None
         assert foreseen["points"] == points
         assert done(award(event)) == foreseen
-    assert store.budget("shop", "program") == 30
-    assert store.budget("shop", "campaign:c") == 0
+    assert workers.left("program") == 30
+    assert workers.left("campaign:c") == 0
     event = purchase("large", 5000)
     assert house.dry(event)["points"] == 30
     assert house.dry(event, program=shop(budget={"points": 75}))["points"] == 5

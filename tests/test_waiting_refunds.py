@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from award import WAITING_REFUNDS
-from loyalty import earning, edge
+from loyalty import earning
 from loyalty.commands import Event, Redemption, Reversal
 from loyalty.dates import milliseconds
 from loyalty.decisions import Decision, Guard, stock_id
@@ -155,7 +155,7 @@ def test_a_budget_keeps_what_came_back_before(house: House) -> None:
     done(workers.purchase("other", "ana", 1000))
     waits("order", "return", amount=2000)
     done(workers.purchase("order", "ana", 5000))
-    assert edge.store().budget("shop", "program") == 100 - 10 - 30
+    assert workers.left("program") == 100 - 10 - 30
 
 
 @pytest.mark.parametrize("fault", ["answer lost", "request lost", "conflict"])

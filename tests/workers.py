@@ -544,6 +544,12 @@ def come_often(client: Any, tables: Tables, member_id: str, entries: int) -> Acc
     return replace(account, seq=max(2, entries))
 
 
+def left(name: str = "program") -> int | None:
+    """What the shop's budget or stock of that name has left; None where it was never drawn on."""
+    standing = edge.store().budget_standing("shop", name)
+    return None if standing is None else standing[1]
+
+
 def put_all(client: Any, table: str, requests: Sequence[Any]) -> None:
     """Write many items beside the store, as no function of the service may."""
     for at in range(0, len(requests), 25):

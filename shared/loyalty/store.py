@@ -1139,14 +1139,9 @@ class Store:
 
     # Budgets
 
-    def budget(self, program_id: str, name: str) -> int | None:
-        """The points that a budget has left, below zero where its total was lowered below what was
-        given; None for one that was never drawn on."""
-        standing = self.budget_standing(program_id, name)
-        return None if standing is None else standing[1]
-
     def budget_standing(self, program_id: str, name: str) -> tuple[int, int] | None:
-        """(Points given so far, points left) of a budget; None for one that was never drawn on."""
+        """(Points given so far, points left) of a budget; None for one that was never drawn on.
+        Less than nothing is left where its total was lowered below what was given."""
         shards = self._shards(program_id, name)
         if not shards:
             return None
