@@ -1,10 +1,10 @@
 """The verification: every law of the ledger, held against everything that is stored.
 
-The schedule begins a run, as one message for each part of it, and the parts are worked off as the
-sweep's segments are. First every account is read with its member's entries, and the index for
-entries without an account; when all of that is done, the ledger by its keys, with budgets looked at
-before and after. What a part has found, and where it goes on, stands in Records after every page,
-under a revision: a message that comes twice counts nothing twice. The last part to end sums up.
+The schedule begins a run, as one message for each part of it (`segments`). First every account is
+read with its member's entries, and the index for entries without an account; when all of that is
+done, the ledger by its keys, with budgets looked at before and after. What a part has found stands
+with its place, so that a message that comes twice counts nothing twice. The last part to end sums
+up.
 
 Commands go on meanwhile: what looks wrong is looked at again, strongly consistent, before it
 counts.
@@ -21,7 +21,7 @@ from loyalty.dates import milliseconds
 from loyalty.decisions import Record, stock_id
 from loyalty.earning import birthday_of
 from loyalty.edge import count, counting, logger, secrets, store, verify_queue
-from loyalty.segments import Message, Work
+from loyalty.segments import Job, Standing
 from loyalty.verification import (
     ExpectedVoucher,
     Tally,
@@ -56,60 +56,50 @@ type Budgets = dict[str, dict[str, tuple[int, int]]]
 def handler(event: dict[str, Any], context: Any) -> dict[str, Any]:
     """Answer the schedule (begin a run) or a batch of the queue (parts; failed ones come again)."""
     with counting():
-        if "Records" in event:
-            return VERIFICATION.off(event["Records"], context)
-        _, number = verify_queue()
-        run = {
-            "run": context.aws_request_id,  # the same where the invocation is tried again
-            "started_at": milliseconds(edge.clock()),
-            "segments": number,
-        }
-        VERIFICATION.fan_out(_parts(run, FIRST))
-        return {"run": run["run"], "parts": number * len(FIRST)}
+        if "Records" not in event:
+            return {"parts": Verification.fan_out(event.get("scheduled_time"), FIRST)}
+        return Verification.work(event["Records"], context)
 
 
-def _parts(run: Message, kinds: Iterable[str]) -> list[Message]:
-    return [{**run, "kind": k, "segment": i} for k in kinds for i in range(run["segments"])]
+class Verification(Job):
+    """A part of a run; its standing has the `tallies` of the pages by now, as JSON."""
 
+    partition = "#verification"
+    kept_seconds = KEPT_SECONDS
+    reserve_seconds = RESERVE_SECONDS
 
-# A run, as it stands in Records
+    @staticmethod
+    def queue() -> tuple[str, int]:
+        return verify_queue()
 
-
-def _run_key(message: Message) -> str:
-    return f"#verification#{message['run']}"
-
-
-def _part_key(message: Message) -> str:
-    return f"{message['kind']}#{message['segment']}"
-
-
-def _work(message: Message) -> tuple[Message | None, bool]:
-    """One page of a part."""
-    seen = store().record(_run_key(message), _part_key(message))
-    if seen is None or not seen["done"]:
-        tallies = _tallies(seen["tallies"]) if seen else {}
-        start = json.loads(seen["start"]) if seen else None
-        found, following = page(message["kind"], message["segment"], message["segments"], start)
+    def page(self, stands: Standing) -> tuple[Any, dict[str, Any]]:
+        """Read one page, and add what it shows to the tallies."""
+        start = json.loads(stands["start"])
+        found, following = page(self.kind, self.segment, self.segments, start)
+        tallies = _tallies(stands.get("tallies", "{}"))
         add(tallies, found)
-        fields = {
-            "start": json.dumps(following),
-            "done": int(following is None),
-            "tallies": json.dumps({name: tally.as_json() for name, tally in tallies.items()}),
-            "ttl": message["started_at"] // 1000 + KEPT_SECONDS,
-            "revision": seen["revision"] + 1 if seen else 1,
-        }
-        record = Record(_run_key(message), _part_key(message), fields)
-        kept = store().replace_record(record, seen=seen) if seen else store().create_record(record)
-        if not kept:
-            return None, True  # the message came twice, and the other one goes on
-        count("VerifiedEntries", sum(tally.entries for tally in found.values()))
-        if following is not None:
-            return message, True
-    _go_on(message)
-    return None, True
+        text = json.dumps({name: tally.as_json() for name, tally in tallies.items()})
+        return following, {"tallies": text}
 
-
-VERIFICATION = Work(verify_queue, _work, RESERVE_SECONDS)
+    def ended(self, stands: Standing, *, now: bool) -> None:  # noqa: ARG002  # as every job is told
+        """What follows a part that is done, if it was the last of its kind: the ledger, or the
+        result."""
+        kinds = FIRST if self.kind in FIRST else (*FIRST, "ledger")
+        parts = self.standings(kinds)
+        if len(parts) < len(kinds) * self.segments or not all(part["done"] for part in parts):
+            return
+        tallies: Tallies = {}
+        for part in parts:
+            add(tallies, _tallies(part["tallies"]))
+        if self.kind in FIRST:
+            kept = {"segments": self.segments, "standing": json.dumps(budgets(tallies))}
+            self.fan_out(self.scheduled_time, ["ledger"], stage="ledger", **kept)
+            return
+        begun = self.fanned_out(self.scheduled_time)
+        before = self.fanned_out(self.scheduled_time, "ledger")
+        if begun and before:
+            run = {"run": self.scheduled_time, "started_at": begun["started_at"]}
+            _conclude(run, tallies, json.loads(before["standing"]))
 
 
 def _tallies(text: str) -> Tallies:
@@ -122,36 +112,14 @@ def add(tallies: Tallies, found: Tallies) -> None:
         tallies.setdefault(program_id, Tally()).add(tally)
 
 
-def _go_on(message: Message) -> None:
-    """What follows a part that is done, if it was the last of its kind."""
-    records = {record["sk"]: record for record in store().records_of(_run_key(message))}
-    kinds = FIRST if message["kind"] in FIRST else (*FIRST, "ledger")
-    parts = [records.get(_part_key(part)) for part in _parts(message, kinds)]
-    tallies: Tallies = {}
-    for part in parts:
-        if part is None or not part["done"]:
-            return
-        add(tallies, _tallies(part["tallies"]))
-    if message["kind"] in FIRST:
-        fields = {
-            "standing": json.dumps(budgets(tallies)),
-            "ttl": message["started_at"] // 1000 + KEPT_SECONDS,
-        }
-        store().create_record(Record(_run_key(message), "budgets", fields))
-        VERIFICATION.fan_out(_parts(message, ["ledger"]))
-    else:
-        _conclude(message, tallies, json.loads(records["budgets"]["standing"]))
-
-
-def _conclude(message: Message, tallies: Tallies, before: Budgets) -> None:
+def _conclude(run: dict[str, Any], tallies: Tallies, before: Budgets) -> None:
     last = store().record("#verification", "last")
     for program_id in json.loads(last["programs"]) if last else ():
         tallies.setdefault(program_id, Tally())  # of which nothing is left
     for program_id, tally in conclusions(tallies, before).items():
         fields = {
-            "run": message["run"],
+            **run,
             "status": "violated" if tally.violated else "clean",
-            "started_at": message["started_at"],
             "finished_at": milliseconds(edge.clock()),
             "entries": tally.entries,
             "members": tally.members,
@@ -161,10 +129,11 @@ def _conclude(message: Message, tallies: Tallies, before: Budgets) -> None:
             "violations": json.dumps([v.as_json() for v in tally.violations]),
         }
         if _keep(f"{program_id}#verification", fields):
+            count("VerifiedEntries", tally.entries)
             count("LedgerViolations", tally.violated)
             for violation in tally.violations:
                 logger.error("ledger violated", violation=violation.as_json())
-    _keep("#verification", {"run": message["run"], "programs": json.dumps(sorted(tallies))})
+    _keep("#verification", {"run": run["run"], "programs": json.dumps(sorted(tallies))})
 
 
 def _keep(partition: str, fields: dict[str, Any]) -> bool:

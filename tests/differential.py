@@ -196,12 +196,9 @@ def deployed(
 
 def sweep() -> bool:
     """One message of the sweep, over everything; whether all of it was done."""
-    message = {"scheduled_time": "", "segment": 0, "segments": 1, "start": None}
     context = mock.Mock()
     context.get_remaining_time_in_millis.return_value = 900_000
-    record = {"messageId": "1", "body": json.dumps(message)}
-    answer = expire.handler({"Records": [record]}, context)
-    return answer == {"batchItemFailures": []}
+    return expire.handler(workers.sweep_event(), context) == {"batchItemFailures": []}
 
 
 def _iso(day: int) -> str | None:

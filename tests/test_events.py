@@ -17,7 +17,6 @@ from typing import Any
 
 import pytest
 
-import expire
 import stream
 from loyalty import edge, store
 from loyalty.edge import App
@@ -117,12 +116,9 @@ def queued(
     monkeypatch.setattr(edge, "clock", lambda: NOW)
     monkeypatch.setattr(stream.metrics, "service", "loyalty-test")
     sent: list[dict[str, Any]] = []
-    for sender in (expire, store):
-        monkeypatch.setattr(
-            sender,
-            "send_messages",
-            lambda url, bodies: sent.extend({"to": url, **b} for b in bodies),
-        )
+    monkeypatch.setattr(
+        store, "send_messages", lambda url, bodies: sent.extend({"to": url, **b} for b in bodies)
+    )
     cached = (edge.store, edge.secrets, edge.sign_in, edge.publish_delay)
     for each in cached:
         each.cache_clear()
@@ -321,13 +317,20 @@ def test_a_message_of_the_sweep_writes_down_what_fell_due(
 
 
 def test_the_daily_schedule_begins_a_verification_in_parts(queued: list[Any]) -> None:
-    begun = run("verify_schedule")
-    assert begun["parts"] == len(queued) == 4
-    assert {(m["to"], m["run"], m["kind"], m["segment"]) for m in queued} == {
-        ("https://sqs.example/verify", begun["run"], kind, segment)
+    assert run("verify_schedule") == {"parts": 4}
+    assert queued == [
+        {
+            "to": "https://sqs.example/verify",
+            "scheduled_time": "2026-03-03T03:23:00Z",
+            "kind": kind,
+            "segment": segment,
+            "segments": 2,
+        }
         for kind in ("accounts", "index")
         for segment in range(2)
-    }
+    ]
+    assert run("verify_schedule") == {"parts": 0}, "it fires twice and is sent once"
+    assert len(queued) == 4
 
 
 def test_a_message_of_the_verification_is_worked_off_once(
@@ -338,7 +341,7 @@ def test_a_message_of_the_verification_is_worked_off_once(
     for _ in range(2):
         assert run("verify_sqs") == {"batchItemFailures": []}
         records = dynamodb.scan(TableName=tables.records)["Items"]
-        [part] = [r for r in records if r["pk"]["S"].startswith("#verification#")]
+        [part] = [r for r in records if r["pk"]["S"] == "#verification"]
         assert json.loads(part["tallies"]["S"])["beans"]["entries"] == 2
     assert queued == []  # the index has not been read yet
 

@@ -724,8 +724,6 @@ def test_a_sweep_brings_back_the_pieces_of_lapsed_holds(house: House) -> None:
     hold("ana", "cart-a", reward_id="coffee")
     hold("ben", "cart-b", reward_id="coffee")
     assert workers.left(stock_id("coffee")) == 3
-    message = {"scheduled_time": "", "segment": 0, "segments": 1}
-    event = {"Records": [{"messageId": "1", "body": workers.json.dumps(message)}]}
 
     class Context:
         @staticmethod
@@ -733,11 +731,11 @@ def test_a_sweep_brings_back_the_pieces_of_lapsed_holds(house: House) -> None:
             return 60_000
 
     with house.on(29):
-        assert expire.handler(event, Context) == {"batchItemFailures": []}
+        assert expire.handler(workers.sweep_event(), Context) == {"batchItemFailures": []}
         assert workers.left(stock_id("coffee")) == 3
     with house.on(30):
         for _ in range(2):
-            assert expire.handler(event, Context) == {"batchItemFailures": []}
+            assert expire.handler(workers.sweep_event(), Context) == {"batchItemFailures": []}
             assert workers.left(stock_id("coffee")) == 5
         history = done(workers.entries("ana"))["items"]
     assert [(row["kind"], row["points"], row["balance_after"]) for row in history[:2]] == [

@@ -44,7 +44,7 @@ BESIDE = {
         "store", "pages", "problems",
     },
     "history": {"model", "projections", "edge"},
-    "segments": {"store", "edge"},
+    "segments": {"dates", "decisions", "store", "edge"},
     # What holds the laws against stored items knows how they are stored, and touches no table.
     "verification": {
         "dates", "model", "program", "codes", "limits", "rules", "decisions", "redeeming",

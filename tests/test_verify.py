@@ -12,14 +12,15 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 from datetime import timedelta
+from itertools import count
 from typing import Any
 from unittest import mock
-from uuid import uuid4
 
 import pytest
 
 import verify
 from loyalty import store, verification
+from loyalty.dates import rfc3339
 from loyalty.decisions import stock_id
 from loyalty.model import Account, Entry, Posting
 from loyalty.verification import (
@@ -61,6 +62,9 @@ def filled(engine: Engine, new_tables: Callable[[], Tables]) -> House:
     return house
 
 
+_minutes = count()
+
+
 class Scheduled:
     """The function as the cloud invokes it: by its schedule, then by its queue, until that is
     empty; `seconds` are those that each run has."""
@@ -71,17 +75,18 @@ class Scheduled:
         self._number = number
         self._context = mock.Mock(get_remaining_time_in_millis=lambda: seconds * 1000)
 
-    def begin(self) -> None:
-        self._context.aws_request_id = str(uuid4())
+    def begin(self, at: str = "") -> None:
+        """Fire the schedule, for another time than ever before if not `at` one."""
+        at = at or rfc3339(next(_minutes) * 60_000)
         with self._queue():
-            verify.handler({"scheduled_time": "2026-03-18T03:23:00Z"}, self._context)
+            verify.handler({"scheduled_time": at}, self._context)
 
-    def deliver(self, message: Any) -> None:
+    def deliver(self, message: Any, *, comes_again: bool = False) -> None:
         record = {"messageId": "1", "body": json.dumps(message)}
         self.delivered.append(message)
         with self._queue():
             answer = verify.handler({"Records": [record]}, self._context)
-        assert answer == {"batchItemFailures": []}
+        assert answer == {"batchItemFailures": [{"itemIdentifier": "1"}] * comes_again}
 
     def finish(self) -> None:
         while self.messages:
@@ -203,6 +208,49 @@ def test_messages_that_come_twice_and_in_any_order_count_once(filled: House) -> 
         direct = verified()
     assert (found["entries"], found["members"]) == (direct.entries, direct.members)
     assert (found["status"], found["violation_count"]) == ("clean", 0)
+
+
+def test_a_schedule_that_fires_twice_reads_the_ledger_once(filled: House) -> None:
+    at = "2027-03-18T03:23:00Z"
+    scheduled = Scheduled(number=1)
+    with filled.on(365):
+        scheduled.begin(at)
+        scheduled.begin(at)
+        assert [message["kind"] for message in scheduled.messages] == ["accounts", "index"]
+        scheduled.finish()
+        assert [m["kind"] for m in scheduled.delivered] == ["accounts", "index", "ledger"]
+        found = result()
+        scheduled.begin(at)
+        assert scheduled.messages == []
+        # A message that comes again begins no second reading of the ledger, and sums up the same.
+        for message in [*scheduled.delivered]:
+            scheduled.deliver(message)
+        assert scheduled.messages == []
+        assert result() == found
+
+
+def test_of_two_that_read_one_part_one_stops_and_looks_again_later(
+    filled: House, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(verify, "ACCOUNTS_AT_ONCE", 1)
+    scheduled = Scheduled(number=1)
+    page = verify.page
+    met = False
+
+    def meets_another(*arguments: Any) -> Any:
+        nonlocal met
+        if not met:
+            met = True
+            scheduled.deliver(scheduled.messages[0])
+        return page(*arguments)
+
+    with filled.on(365):
+        scheduled.begin()
+        with mock.patch.object(verify, "page", meets_another):
+            scheduled.deliver(scheduled.messages[0], comes_again=True)
+        scheduled.finish()
+        found = result()
+        assert (found["entries"], found["status"]) == (verified().entries, "clean")
 
 
 def test_what_is_wrong_is_told_by_the_route_and_counted_for_the_alarm(

@@ -120,9 +120,9 @@ def test_the_sweep_finds_what_a_new_version_has_made_due(
         publish(1, **sections)
     with house.on(12):
         house.sweep()
-        books = house.books()
+        books = house.books().without_jobs
         house.sweep()
-        assert house.books() == books
+        assert house.books().without_jobs == books
         [(_, entries)] = workers.proved(house.direct, house.tables).values()
         assert [entry.kind for entry in entries] == ["enrol", "award", kind]
 

@@ -4,6 +4,7 @@ the proof that what stands in the tables afterwards obeys the ledger's laws."""
 from __future__ import annotations
 
 import importlib
+import itertools
 import json
 import multiprocessing
 import os
@@ -24,6 +25,7 @@ from unittest import mock
 
 from loyalty import edge, store
 from loyalty.codes import CheckInCode, check_in_code
+from loyalty.dates import rfc3339
 from loyalty.model import Account, Entry
 from loyalty.wire import Item, account_of, entry_item, entry_of, is_waiting, item_hash
 from tests.faults import Faults, Plan, Step
@@ -511,6 +513,12 @@ class Books:
 
         return cls(every(tables.accounts), every(tables.ledger), every(tables.records))
 
+    @property
+    def without_jobs(self) -> Books:
+        """The same but for where the jobs of the sweep stand."""
+        records = tuple(item for item in self.records if item["pk"]["S"] != "#sweep")
+        return replace(self, records=records)
+
     def put(self, client: Any, tables: Tables, now: Books) -> None:
         """Make the tables hold this and nothing else; `now` is what they hold."""
         for table, before, after in (
@@ -598,6 +606,16 @@ def proved(client: Any, tables: Tables) -> dict[str, tuple[Account, list[Entry]]
     return members
 
 
+def sweep_event() -> dict[str, Any]:
+    """The only message of another job of the sweep, as the queue delivers it."""
+    at = rfc3339(next(_jobs) * 1000)
+    message = {"scheduled_time": at, "segment": 0, "segments": 1}
+    return {"Records": [{"messageId": "1", "body": json.dumps(message)}]}
+
+
+_jobs = itertools.count()
+
+
 class House:
     """The handlers on fresh tables, behind a wire that can be broken; its time begins at noon."""
 
@@ -626,11 +644,9 @@ class House:
 
     def sweep(self) -> None:
         """The scheduled sweep of all accounts."""
-        body = json.dumps({"segment": 0, "segments": 1})
         context = mock.Mock(get_remaining_time_in_millis=lambda: 900_000)
         handler = importlib.import_module("expire").handler
-        answer = handler({"Records": [{"messageId": "1", "body": body}]}, context)
-        assert answer == {"batchItemFailures": []}
+        assert handler(sweep_event(), context) == {"batchItemFailures": []}
 
 
 def _index(client: Any, tables: Tables, member: str) -> Iterator[Item]:
