@@ -1,14 +1,16 @@
 """Members: enrolment, profile, export, erasure."""
 
+import hmac
 from collections.abc import Iterator
 from itertools import count
+from secrets import token_bytes
 from typing import Any, NotRequired, TypedDict
 from uuid import uuid4
 
 from loyalty import codes, earning, lifecycle, projections, referrals
 from loyalty.commands import Enrolment, Event, Profile
 from loyalty.dates import rfc3339
-from loyalty.decisions import Decision, Guard, Record, member_id_from_key
+from loyalty.decisions import Decision, Guard, Record, key_partition, member_id_from_key
 from loyalty.edge import (
     ANYONE,
     BASE,
@@ -19,10 +21,11 @@ from loyalty.edge import (
     Request,
     Response,
     answer,
+    canonical,
     store,
 )
 from loyalty.history import whole_history_page
-from loyalty.model import Known, Refusal
+from loyalty.model import Entry, Known, Refusal
 from loyalty.store import Committed, KeyReused, Unavailable
 
 handler = App()
@@ -31,6 +34,7 @@ PERSONAL = ("email", "phone", "name", "birthday", "timezone")
 """What a profile holds; groups stand in the account, where rules ask for them."""
 COMPLETE = ("email", "phone", "name", "birthday")
 """What makes a profile complete."""
+SALT_BYTES = 16
 
 MOST_RECORDS = 75
 """Removed in the transaction that erases a member, which takes 100 items in all: there are two for
@@ -102,19 +106,22 @@ def enrol(request: Request, command: Enrolment) -> Response:
     program_id = request.program_id
     key = request.key(required=command.member_id is None)
     member_id = command.member_id or member_id_from_key(program_id, str(key))
-    guard = request.guard(f"m#{member_id}" if key is None else f"k#{key}", member_id)
+    salt = token_bytes(SALT_BYTES) if request.document.keys() & {*PERSONAL} else None
+    partition = f"m#{member_id}" if key is None else key_partition(key)
+    guard = Guard(partition, "0", _fingerprint(request, member_id, salt))
     rulebook = store().rulebook_in_force(program_id, request.now)
-    salts = count()
+    draws = count()
 
     def decide(known: Known) -> Decision:
         # Judged here, so that a repeat is recognised before.
         referrer = _referrer(program_id, command, member_id)
-        code = codes.referral_code(program_id, member_id, next(salts))
+        code = codes.referral_code(program_id, member_id, next(draws))
         personal = command.model_dump(mode="json", include=set(PERSONAL), exclude_none=True)
         profile = personal | {
             "referral_code": code,
             "enrolled_at": request.now,
             "enrolled_by": guard.partition,
+            "salt": salt,
             "revision": 1,
         }
         records = (
@@ -131,15 +138,21 @@ def enrol(request: Request, command: Enrolment) -> Response:
 
     try:
         committed = store().commit(program_id, [member_id], guard, decide)
-    except KeyReused:
-        if key is not None:
+    except KeyReused as reused:
+        before = reused.stands
+        if not isinstance(before, Entry) or before.member_id != member_id:
             raise
-        store().member(program_id, member_id, consistent=True)  # not of one who was erased
-        raise Refusal("member_exists", "Another member was enrolled under this id.") from None
+        if not _is_repeat(request, before):
+            # Of one who was erased nobody can tell whether it is a repeat.
+            store().member(program_id, member_id, consistent=True)
+            if key is not None:
+                raise
+            raise Refusal("member_exists", "Another member was enrolled under this id.") from None
+        committed = Committed(before, True, 0)
     except Refusal as refusal:
         # Enrolled before, under another key: the same body is a replay all the same.
         before = _enrolment(program_id, member_id) if refusal.code == "member_exists" else None
-        if before is None or before.fingerprint != guard.fingerprint:
+        if before is None or not _is_repeat(request, before):
             raise
         committed = Committed(before, True, 0)
     if committed.replayed:
@@ -148,6 +161,36 @@ def enrol(request: Request, command: Enrolment) -> Response:
     _complete(request, member_id)
     decided = store().rulebook(program_id, committed.entry.version)
     return answer(committed, projections.enrolled(decided, committed.entry))
+
+
+def _fingerprint(request: Request, member_id: str, salt: bytes | None) -> bytes:
+    """The fingerprint of an enrolment. What is personal is in it only as an HMAC under the salt,
+    a random one that stands in the profile and goes with it: then no guess can be tried any more.
+    """
+    said = request.document
+    if salt is not None:
+        personal = {name: value for name, value in said.items() if name in PERSONAL}
+        told = {name: value for name, value in said.items() if name not in PERSONAL}
+        said = told | {"personal": hmac.digest(salt, canonical(personal).encode(), "sha256").hex()}
+    return request.fingerprint_of(member_id, said)
+
+
+def _is_repeat(request: Request, before: Entry) -> bool:
+    """Whether an entry is the enrolment that this body asks for, as far as its salt is kept."""
+    salt = _salt(request.program_id, before.member_id)
+    return before.fingerprint == _fingerprint(request, before.member_id, salt)
+
+
+def _salt(program_id: str, member_id: str) -> bytes | None:
+    """The salt of a member's enrolment; with one who was merged it is where its id is kept."""
+    profile = store().record(f"{program_id}#member#{member_id}", "profile")
+    if profile is None:
+        account = store().account(program_id, member_id, consistent=True)
+        if account is None or not account.merged_into:
+            return None
+        into = f"{program_id}#member#{account.merged_into}"
+        profile = store().record(into, f"alias#{member_id}") or {}
+    return profile.get("salt")
 
 
 def _referrer(program_id: str, command: Enrolment, member_id: str) -> str:
@@ -250,7 +293,8 @@ def change(request: Request, command: Profile) -> Response:
             raise Unavailable("the profile is being changed by others")
     if "groups" in given or "birthday" in given:
         rulebook = store().rulebook_in_force(program_id, request.now)
-        guard = request.key_guard(str(uuid4()), member_id)
+        # Nobody sends this key again: there is nothing to compare, and the body is personal.
+        guard = Guard(key_partition(str(uuid4())), "0", b"")
         groups = (command.groups or []) if "groups" in given else None
         birthday = earning.birthday_of(command.birthday) or 0 if "birthday" in given else None
 

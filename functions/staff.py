@@ -9,7 +9,7 @@ from uuid import uuid4
 from loyalty import adjusting, lifecycle, projections
 from loyalty.commands import Adjustment, Merge, SetTier
 from loyalty.dates import rfc3339
-from loyalty.decisions import Decision, Guard, Record
+from loyalty.decisions import Decision, Guard, Record, key_partition
 from loyalty.edge import (
     BASE,
     STAFF,
@@ -24,7 +24,7 @@ from loyalty.edge import (
     store,
 )
 from loyalty.model import Account, Known, Refusal, Waiting
-from loyalty.store import Committed, Proposed, Unavailable
+from loyalty.store import Committed, KeyReused, Proposed, Unavailable, replayed
 
 handler = App()
 
@@ -86,7 +86,7 @@ def adjust(request: Request, command: Adjustment) -> Response:
     key = str(request.key())
     by = request.caller.subject
     rulebook = store().rulebook_in_force(request.program_id, request.now)
-    guard = request.key_guard(key, command.member_id)
+    guard = Guard(key_partition(key), "0", _without_note(request, command.member_id))
 
     def decide(known: Known) -> Decision:
         notes = _notes(request, known, command, key)
@@ -95,10 +95,43 @@ def adjust(request: Request, command: Adjustment) -> Response:
             return adjusting.propose(*how, notes)
         return adjusting.adjust(*how, records=notes)
 
-    done = store().commit_or_propose(request.program_id, [command.member_id], guard, decide)
+    members = [command.member_id]
+    try:
+        done = store().commit_or_propose(request.program_id, members, guard, decide)
+    except KeyReused as reused:
+        if reused.stands is None:
+            raise
+        # It may have been carried out when fingerprints had notes in them.
+        done = replayed(reused.stands, request.key_guard(key, command.member_id))
+    if done.replayed and _another_note(request, command, key):
+        raise KeyReused
     if isinstance(done, Proposed):
         return answer(done, _first_answer(command, key, done.waiting), status=202)
     return answer(done, projections.adjusted(done.entry))
+
+
+def _without_note(request: Request, member_id: str) -> bytes:
+    """The fingerprint of an adjustment: of its note only whether there is one, since a note may be
+    personal and is forgotten, and the fingerprint is not."""
+    said = request.document
+    if said.get("note") is not None:
+        said = said | {"note": True}
+    return request.fingerprint_of(member_id, said)
+
+
+def _another_note(request: Request, command: Adjustment, key: str) -> bool:
+    """Whether another note stands under this key; one that was forgotten is none."""
+    if command.note is None:
+        return False
+    program_id, member_id = request.program_id, command.member_id
+    while True:
+        kept = store().record(*adjusting.note_key(program_id, member_id, key))
+        if kept is not None:
+            return bool(kept["note"] != command.note)
+        account = store().account(program_id, member_id, consistent=True)
+        if account is None or not account.merged_into:
+            return False
+        member_id = account.merged_into
 
 
 def _notes(request: Request, known: Known, command: Adjustment, key: str) -> tuple[Record, ...]:
@@ -374,8 +407,13 @@ def _handed_over(program_id: str, goes: str, stays: str) -> tuple[Record, ...]:
     """The profile of the one that goes is removed; the one that stays remembers the other's id,
     under which its notes stand, and its referral code, which goes on to count."""
     profile = store().record(f"{program_id}#member#{goes}", "profile")
-    code = None if profile is None else profile["referral_code"]
-    fields = {"member_id": goes, "referral_code": code, "revision": 1}
+    kept = {} if profile is None else profile
+    fields = {
+        "member_id": goes,
+        "referral_code": kept.get("referral_code"),
+        "salt": kept.get("salt"),  # by which a repeat of the enrolment is still known
+        "revision": 1,
+    }
     alias = Record(f"{program_id}#member#{stays}", f"alias#{goes}", fields)
     if profile is None:
         return (alias,)

@@ -5,6 +5,8 @@ late brings anybody back."""
 from __future__ import annotations
 
 import base64
+import hashlib
+import importlib
 import json
 import uuid
 from collections.abc import Iterator
@@ -318,6 +320,141 @@ def test_what_was_awarded_before_is_still_a_replay(forgotten: Office) -> None:
     with forgotten.on(0.5):
         answer = send(workers.purchase("order-ana", "ana", 5000))
         assert (answer.status, answer.replayed) == (201, True)
+
+
+# Fingerprints, which stay
+
+
+def guessed(operation: str, member_id: str, body: Any) -> bytes:
+    """The fingerprint that this body would have, were everything in it as it is."""
+    return hashlib.sha256(edge.canonical([operation, member_id, body]).encode()).digest()[:16]
+
+
+def fingerprints(office: Office) -> set[bytes]:
+    return {bytes(item["f"]["B"]) for item in office.books().ledger}
+
+
+PERSON = {"email": "ana@example.com", "phone": "+33 123", "name": "Ana", "birthday": "1990-02-28"}
+
+
+def test_no_fingerprint_confirms_a_guess_at_what_was_personal(office: Office) -> None:
+    office.open(adjustments={"second_person_above": 100})
+    commands = {
+        "enrol": workers.enrol("ana", **PERSON),
+        "change": workers.change("ana", name="Ada", birthday="1990-02-27"),
+        "adjust": workers.adjust("ana", 5, "small", note="Ana slipped."),
+    }
+    for call in commands.values():
+        done(call)
+    assert send(workers.adjust("ana", 500, "large", note="Ana slipped.")).status == 202
+    stored = fingerprints(office)
+    assert not stored & {guessed(name, "ana", call.body) for name, call in commands.items()}
+    done(workers.enrol("ben", **PERSON))
+    [salt, another] = [item["salt"]["B"] for item in office.books().records if "salt" in item]
+    assert salt != another
+    done(workers.erase("ana"))
+    done(workers.erase("ben"))
+    assert not [item for item in office.books().records if "salt" in item]
+    assert stored <= fingerprints(office)
+
+
+def test_an_enrolment_without_anything_personal_keeps_the_fingerprint_it_had(
+    office: Office,
+) -> None:
+    office.open()
+    done(workers.enrol("ana", groups=["vip"]))
+    body = {"member_id": "ana", "groups": ["vip"]}
+    assert guessed("enrol", "ana", body) in fingerprints(office)
+    assert send(workers.enrol("ana", groups=["vip"])).replayed
+    assert refused(workers.enrol("ana", groups=["vip"], name="Ana")) == (409, "member_exists")
+
+
+@pytest.mark.parametrize("key", [None, "till-1"])
+@pytest.mark.parametrize("since", ["nothing", "a new number", "a merge", "two merges"])
+def test_a_repeated_enrolment_is_known_as_long_as_the_person_is(
+    office: Office, key: str | None, since: str
+) -> None:
+    office.open()
+    first = done(workers.enrol("ana", key=key, **PERSON))
+    done(workers.enrol("ben", name="Ben"))
+    done(workers.enrol("cleo", name="Cleo"))
+    if since == "a new number":
+        done(workers.change("ana", phone="+33 456", name=None))
+    if "merge" in since:
+        done(workers.merge("ana", "ben", "one"))
+    if since == "two merges":
+        done(workers.merge("ben", "cleo", "two"))
+    again = send(workers.enrol("ana", key=key, **PERSON))
+    assert (again.status, again.body, again.replayed) == (201, first, True)
+    for other in (PERSON | {"name": "Anna"}, {"name": "Ana"}, {}):
+        expected = (409, "member_exists") if key is None else (422, "idempotency_key_reused")
+        assert refused(workers.enrol("ana", key=key, **other)) == expected
+    if key is not None:
+        assert refused(workers.enrol("dora", key=key, **PERSON)) == (422, "idempotency_key_reused")
+    last = "ana" if "merge" not in since else "ben" if since == "a merge" else "cleo"
+    done(workers.erase(last))
+    assert refused(workers.enrol("ana", key=key, **PERSON)) == (409, "member_erased")
+
+
+@pytest.mark.parametrize("key", [None, "till-1"])
+def test_an_enrolment_from_before_there_were_salts_is_known_by_its_fingerprint(
+    office: Office, monkeypatch: pytest.MonkeyPatch, key: str | None
+) -> None:
+    office.open()
+    with monkeypatch.context() as before:
+        before.setattr(importlib.import_module("members"), "token_bytes", lambda _: None)
+        first = done(workers.enrol("ana", key=key, **PERSON))
+    assert guessed("enrol", "ana", {"member_id": "ana", **PERSON}) in fingerprints(office)
+    again = send(workers.enrol("ana", key=key, **PERSON))
+    assert (again.status, again.body, again.replayed) == (201, first, True)
+    assert refused(workers.enrol("ana", key=key, name="Anna"))[0] == (409 if key is None else 422)
+
+
+def test_of_64_equal_enrolments_at_once_one_enrols_and_all_are_answered_alike(
+    office: Office,
+) -> None:
+    office.open()
+    calls = [workers.enrol("ana", key=("till", None)[i % 2], **PERSON) for i in range(CLIENTS)]
+    with Clients() as clients:
+        played = clients.play(office.endpoint, office.tables, [[call] for call in calls])
+    assert {answer.status for answer in played.flat} == {201}
+    assert len({json.dumps(answer.body, sort_keys=True) for answer in played.flat}) == 1
+    assert sum(not answer.replayed for answer in played.flat) == 1
+
+
+@pytest.mark.parametrize("points", [5, 500], ids=["carried out", "proposed"])
+def test_a_repeated_note_is_compared_as_long_as_it_is_kept(office: Office, points: int) -> None:
+    office.open(adjustments={"second_person_above": 100})
+    done(workers.enrol("ana"))
+    done(workers.enrol("ben"))
+    call = workers.adjust("ana", points, "one", note="Ana slipped.")
+    first = send(call)
+    assert first.status in (201, 202)
+    done(workers.merge("ana", "ben", "merge"))
+    again = send(call)
+    assert (again.status, again.body, again.replayed) == (first.status, first.body, True)
+    reused = (422, "idempotency_key_reused")
+    assert refused(workers.adjust("ana", points, "one", note="Ben slipped.")) == reused
+    assert refused(workers.adjust("ana", points, "one")) == reused
+    done(workers.erase("ben"))
+    assert send(call).replayed
+
+
+@pytest.mark.parametrize("points", [5, 500], ids=["carried out", "proposed"])
+def test_an_adjustment_from_when_fingerprints_had_notes_in_them_is_still_known(
+    office: Office, monkeypatch: pytest.MonkeyPatch, points: int
+) -> None:
+    office.open(adjustments={"second_person_above": 100})
+    done(workers.enrol("ana"))
+    call = workers.adjust("ana", points, "one", note="Ana slipped.")
+    staff = importlib.import_module("staff")
+    with monkeypatch.context() as before:
+        before.setattr(staff, "_without_note", edge.Request.fingerprint)
+        first = send(call)
+    assert guessed("adjust", "ana", call.body) in fingerprints(office)
+    again = send(call)
+    assert (again.status, again.body, again.replayed) == (first.status, first.body, True)
+    assert refused(workers.adjust("ana", points, "one", note="Ben slipped."))[0] == 422
 
 
 def test_no_sweep_finds_anything_to_do(office: Office) -> None:

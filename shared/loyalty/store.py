@@ -137,7 +137,12 @@ class Awaited(Exception):
 
 
 class KeyReused(Exception):
-    """Another command was carried out under the same key."""
+    """Another command was carried out under the same key; `stands` is what it left there, if it is
+    known."""
+
+    def __init__(self, stands: Entry | Waiting | None = None) -> None:
+        super().__init__()
+        self.stands = stands
 
 
 @dataclass(frozen=True, slots=True)
@@ -880,7 +885,7 @@ class Store:
                     raise
                 # No refusal on an eventual read: look again, at the key first.
                 if (before := self._found(program_id, guard.partition, guard.sort)) is not None:
-                    return _replay(before, guard, sent)
+                    return replayed(before, guard, sent)
                 seen = sight.known.accounts
                 fresh = self.followed(program_id, seen, consistent=True)
                 if fresh == seen:
@@ -898,7 +903,7 @@ class Store:
             if outcome is None:
                 return Committed(sealed[0], False, sent)
             if not isinstance(outcome, _Moved):
-                return _replay(outcome, guard, sent)
+                return replayed(outcome, guard, sent)
             took = self._monotonic() - asked
             sight.pools.clear()
             # Only a failed transaction that saw the key free, and these accounts at that moment,
@@ -1465,11 +1470,13 @@ def _cut_by_budgets(decision: Decision) -> bool:
     return any(index <= CAMPAIGN_HIT for limits in told for index, _ in limits)
 
 
-def _replay(stands: Entry | Waiting, guard: Guard, attempts: int) -> Committed | Proposed:
+def replayed(stands: Entry | Waiting, guard: Guard, attempts: int = 0) -> Committed | Proposed:
+    """What stands under the command's key as what came of it; KeyReused where that was another's,
+    Awaited."""
     if isinstance(stands, Waiting) and stands.proposal is None:
         raise Awaited
     if stands.fingerprint != guard.fingerprint:
-        raise KeyReused
+        raise KeyReused(stands)
     if isinstance(stands, Waiting):
         return Proposed(stands, True, attempts)
     return Committed(stands, True, attempts)
