@@ -18,7 +18,7 @@ from hypothesis import strategies as st
 from loyalty import edge, projections
 from loyalty.budgets import SLOTS, slot
 from loyalty.dates import milliseconds, rfc3339
-from loyalty.decisions import stock_id
+from loyalty.decisions import key_of, stock_id
 from loyalty.lots import advance
 from loyalty.model import NEVER, Account, Counts, Entry, Posting, Refusal
 from loyalty.redeeming import status_of
@@ -530,11 +530,11 @@ def test_what_comes_back_lives_as_long_as_before_and_no_longer(
             if posting.hold is not None and posting.held > 0:
                 taken[posting.hold.key] = Counter({end: -n for end, n in posting.lots})
             elif posting.kind == "redeem" and posting.hold is None:
-                key = entry.partition.removeprefix("k#")
+                key = key_of(entry.partition)
                 taken[key] = Counter({end: -n for end, n in posting.lots})
             elif posting.kind in ("cancel", "lapse"):
                 hold = posting.hold
-                key = hold.key if hold else entry.partition.removeprefix("k#")
+                key = hold.key if hold else key_of(entry.partition)
                 back = Counter(dict(posting.lots))
                 assert back <= taken[key]
                 # What does not come back has paid a debt.

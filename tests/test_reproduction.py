@@ -14,7 +14,7 @@ from hypothesis import given, settings
 from loyalty import earning
 from loyalty.codes import CheckInCode, check_in_code
 from loyalty.commands import CHECK_IN_EVENT, Enrolment, Event
-from loyalty.decisions import Decision, Guard
+from loyalty.decisions import Decision, Guard, key_of
 from loyalty.model import Account, Entry, History, Known, NeedsBudgets, NeedsHistory
 from loyalty.projections import awarded
 from loyalty.rules import Rulebook
@@ -100,7 +100,7 @@ def decide(
         return earning.award(rulebook, known, guard, command, now)
     if entry.kind == "check_in":
         code = check_in_code(SECRETS, CheckInCode(entry.program_id, LOCATION, 1))
-        event_id = CHECK_IN_EVENT + entry.partition.removeprefix("k#")
+        event_id = CHECK_IN_EVENT + key_of(entry.partition)
         return earning.check_in(
             rulebook, known, guard, entry.member_id, code, SECRETS, event_id, now
         )

@@ -11,6 +11,7 @@ from loyalty.decisions import (
     Guard,
     Record,
     id_of,
+    key_of,
     may_earn,
     partition_of,
     revived_on,
@@ -141,7 +142,7 @@ def propose(
         lapses_at = min(lapses_at, gone)
     member_id = known.account(command.member_id).member_id
     program_id = rulebook.program.program_id
-    key = guard.partition.removeprefix("k#")
+    key = key_of(guard.partition)
     fields = {
         "key": key,
         "status": "proposed",

@@ -56,9 +56,14 @@ def key_partition(key: str) -> str:
     return f"k#{key}"
 
 
+def key_of(partition: str) -> str:
+    """The Idempotency-Key of what stands there."""
+    return partition.removeprefix("k#")
+
+
 def redemption_id(entry: Entry) -> str:
     """A redemption's id: its Idempotency-Key, so that it is found by one strongly read."""
-    return id_of("r", entry.partition.removeprefix("k#"))
+    return id_of("r", key_of(entry.partition))
 
 
 def id_of(kind: str, key: str) -> str:

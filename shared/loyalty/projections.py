@@ -22,7 +22,7 @@ from loyalty.dates import (
     milliseconds,
     rfc3339,
 )
-from loyalty.decisions import advanced, redemption_id
+from loyalty.decisions import advanced, key_of, redemption_id
 from loyalty.explanations import decimal, explain, limited_by
 from loyalty.lots import expiring
 from loyalty.model import BY_ITSELF, NEVER, Account, Entry, Posting, iso
@@ -572,7 +572,7 @@ def transferred(entry: Entry, *, both: bool) -> Transferred:
 def adjusted(entry: Entry) -> Adjusted:
     """The answer to an adjustment."""
     answer: Adjusted = {
-        "adjustment_id": adjustment_id(entry.partition.removeprefix("k#")),
+        "adjustment_id": adjustment_id(key_of(entry.partition)),
         "status": "approved",
         "entry_id": entry_id(entry),
         "member_id": entry.member_id,

@@ -15,6 +15,7 @@ from loyalty.decisions import (
     Guard,
     Record,
     given_back,
+    key_of,
     may_spend,
     redemption_id,
     stock_id,
@@ -80,7 +81,7 @@ def redeem(
             f"The program counts {program.currency}, the order {order.currency}.",
             pointer="/order/currency",
         )
-    own = draft.account.held_by(guard.partition.removeprefix("k#"))
+    own = draft.account.held_by(key_of(guard.partition))
     # One that is open under this very key is a repeat, which the store finds before it refuses.
     if command.hold and (own or len(draft.account.holds) >= MAX_HOLDS):
         raise Refusal("too_many_holds", f"A member may have {MAX_HOLDS} holds open at once.")
@@ -255,7 +256,7 @@ def _spent(
         duration = draft.rulebook.program.holds.max_duration
         zone = draft.rulebook.program.zone
         hold = Hold(
-            guard.partition.removeprefix("k#"),
+            key_of(guard.partition),
             milliseconds(cooled_down(draft.recorded_at, duration, zone)),
             draft.today,
             reward.reward_id if reward else "",
@@ -352,7 +353,7 @@ def capture(
 
 def _open_hold(draft: Draft, entries: Sequence[Entry]) -> Hold:
     """The hold of the redemption; Refusal `not_held` where it has ended."""
-    key = entries[0].partition.removeprefix("k#")
+    key = key_of(entries[0].partition)
     for hold, _ in draft.account.holds:
         if hold.key == key:
             return hold
@@ -386,7 +387,7 @@ def cancel(
     draft = Draft(rulebook, known.account(first.member_id), now)
     if draft.account.status == "closed":
         raise Refusal("member_closed", "This membership has ended.")
-    key = first.partition.removeprefix("k#")
+    key = key_of(first.partition)
     records: tuple[Record, ...] = ()
     points = draft.account.held_by(key)
     if points:
@@ -423,7 +424,7 @@ def undone(draft: Draft, redemption: Entry) -> tuple[tuple[Count, ...], dict[str
     """What a redemption that counts no more gives back: of its reward's limits, and of its stock
     (pieces by id, below zero)."""
     told = redemption.answer or {}
-    key = redemption.partition.removeprefix("k#")
+    key = key_of(redemption.partition)
     on = day_number_of(draft.local_date(redemption.recorded_at))
     reward_id, drew = told.get("r", ""), told.get("k", 0)
     hold = Hold(key, 0, on, reward_id, drew, tuple(told.get("c", ())))

@@ -21,6 +21,7 @@ from loyalty.decisions import (
     Guard,
     at_one_moment,
     id_of,
+    key_of,
     may_earn,
     may_spend,
     revived_on,
@@ -53,7 +54,7 @@ _MONTHS_DIFFER_BY = Duration(days=-3)
 
 def transfer_id(entry: Entry) -> str:
     """A transfer's id: its Idempotency-Key."""
-    return id_of("t", entry.partition.removeprefix("k#"))
+    return id_of("t", key_of(entry.partition))
 
 
 def transfer(
