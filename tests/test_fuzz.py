@@ -3,17 +3,22 @@
 from __future__ import annotations
 
 import json
+import sys
+from base64 import urlsafe_b64decode
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from random import Random
+from types import ModuleType
 from typing import Any
 
 import pytest
 
 from tools import fuzz, generated, mutations
 from tools.engine import Engine, Tables
+from tools.gateway import Gateway
 from tools.inside import Answer, Inside
 from tools.issuer import Issuer
+from tools.template import Template
 
 OURS = {"cache-control": "no-store", "x-content-type-options": "nosniff"}
 
@@ -36,12 +41,118 @@ def test_no_bent_request_breaks_a_promise(engine: Engine, key: Path, first: int)
     assert len(result.codes) > 20
 
 
-def test_what_is_generated_from_the_document_is_answered_as_the_document_says(
-    engine: Engine, key: Path
+@pytest.fixture
+def sent(monkeypatch: pytest.MonkeyPatch) -> dict[str, fuzz.Case]:
+    """The cases that are sent from now on, by name."""
+    cases = {}
+
+    def judge(world: fuzz.World, case: fuzz.Case, name: str, *more: Any) -> None:
+        cases[name] = case
+        judged(world, case, name, *more)
+
+    judged = fuzz.judge
+    monkeypatch.setattr(fuzz, "judge", judge)
+    return cases
+
+
+def role(case: fuzz.Case) -> str | None:
+    """That of the token that goes with a request; None without one."""
+    token = dict(case.headers).get(b"authorization")
+    if token is None:
+        return None
+    payload = token.split(b".")[1]
+    [scope] = json.loads(urlsafe_b64decode(payload + b"=="))["scope"].split()
+    return str(scope).removeprefix("loyalty/")
+
+
+def test_what_is_generated_for_every_route_and_every_role_is_answered_as_the_document_says(
+    engine: Engine, key: Path, sent: dict[str, fuzz.Case]
 ) -> None:
-    result = generated.run(1, 150, slice(0, None, 3), engine.endpoint, key)
+    result = fuzz.Result()
+    for part in range(generated.PARTS):
+        result.add(generated.run(1, 3, part, engine.endpoint, key))
     assert result.faults == []
-    assert result.cases > 20
+    assert {"200", "201", "400", "401", "403", "404", "422"} <= result.statuses.keys()
+    gateway = Gateway(Template.load(), None, None)  # type: ignore[arg-type]  # it only finds routes
+    asked = set()
+    for case in sent.values():
+        if found := gateway.find(case.method, case.target.partition("?")[0]):
+            asked.add((found[0].key, role(case)))
+    roles = ("admin", "staff", "merchant", "member", None)
+    assert asked == {(route, role) for route in fuzz.contract().routes for role in roles}
+
+
+# Every case can be sent again.
+
+
+@pytest.mark.parametrize("tool", [fuzz, generated])
+def test_a_case_is_the_same_when_another_process_sends_it_again(
+    engine: Engine, key: Path, sent: dict[str, fuzz.Case], tool: ModuleType
+) -> None:
+    if tool is fuzz:
+        fuzz.run(7, range(1000, 1040), engine.endpoint, key)
+        name = "7:1039"
+    else:
+        generated.run(7, 3, 2, engine.endpoint, key)
+        name = "7:3:2:107"
+    again = tool.again([name], key)
+    assert again.last.startswith(f"{name}: {sent[name].shown()}\n")
+    assert again.cases == list(sent).index(name) + 1
+
+
+def test_a_case_that_is_sent_again_is_told_with_its_answer(
+    capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    result = fuzz.Result(cases=12, last="1:11: GET /health\n200 b''", late={"1:3": 1.25})
+    monkeypatch.setattr(sys, "argv", ["fuzz", "--replay", "1:11"])
+    monkeypatch.setattr(fuzz, "again", lambda names, _: result if names == ["1:11"] else None)
+    assert fuzz.main() == 0
+    told = capfd.readouterr().out
+    assert told == "1:11: GET /health\n200 b''\n1:3: 1.25 s by the clock\n0 faults in 12 cases\n"
+
+
+# A second by the clock is a fault only where it is one every time.
+
+
+def test_a_case_is_late_by_the_clock(world: fuzz.World, monkeypatch: pytest.MonkeyPatch) -> None:
+    case, good = answered(world, "balance")
+    result = fuzz.Result()
+    for seconds in (0.2, 1.1, 1.0):
+        answer = changed(good, seconds=seconds)
+        monkeypatch.setattr(world, "send", lambda _, answer=answer: answer)
+        fuzz.judge(world, case, f"took {seconds}", result)
+    assert (result.late, result.faults) == ({"took 1.1": 1.1}, [])
+
+
+def test_a_late_case_is_sent_again_alone_until_it_is_in_time_once() -> None:
+    result = fuzz.Result(late={"1:5": 1.2, "1:7": 1.3, "1:9": 9.0})
+    answers = [{"1:5", "1:9"}, {"1:6", "1:9"}, {"1:5", "1:9"}, {"1:9"}, {"1:9"}]
+    asked = []
+
+    def alone(names: set[str]) -> fuzz.Result:
+        asked.append(set(names))
+        return fuzz.Result(late=dict.fromkeys(answers[len(asked) - 1], 2.0))
+
+    fuzz.judge_late(result, alone)
+    assert asked == [{"1:5", "1:7", "1:9"}, {"1:5", "1:9"}, {"1:9"}, {"1:9"}, {"1:9"}]
+    assert result.faults == ["1:9: over 1 s by the clock, 5 times alone too"]
+    assert (len(result.late), result.always_late) == (3, 1)
+
+
+def test_nothing_is_sent_again_where_nothing_was_late() -> None:
+    result = fuzz.Result(cases=5)
+    fuzz.judge_late(result, lambda _: pytest.fail("nothing was late"))
+    assert (result.faults, result.always_late) == ([], 0)
+
+
+def test_the_report_is_told_by_the_command_that_was_given(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys, "argv", ["…/fuzz.py", "--cases", "9", "--seed", "3"])
+    command = fuzz.command("tools.fuzz")
+    assert command == "python -m tools.fuzz --cases 9 --seed 3"
+    text = fuzz.report(fuzz.Result(late={"3:1": 2.0}, always_late=1), command, 3, 2)
+    assert "| over one second by the clock, and so sent again alone | 1 |" in text
+    assert "| over one second alone too, each of 5 times | 1 |" in text
+    assert f" by `{command}`, 2 processes on " in text
 
 
 # A fuzzer that finds nothing has to show that it can.

@@ -1,7 +1,7 @@
 """Sends what nobody would send by mistake, and looks whether the service holds.
 
     python -m tools.fuzz [--cases 191000] [--seed 1] [--write]    half of `make fuzz`
-    python -m tools.fuzz --replay 1:4711                          a case again, with all before it
+    python -m tools.fuzz --replay 1:4711      a case again, with all before it: what came of it
 
 A case is a request made of the sample events in events/, bent by tools.mutations, from one of many
 callers. Each is a matter of (seed, number): cases come in blocks of fresh tables, in which the
@@ -11,6 +11,10 @@ Of every answer this must hold: no 5xx; nothing that the OpenAPI document does n
 problem in the one table; nothing written by a refusal; no secret and no traceback told; no tag in a
 page that is not the page's own; no second spent on it. Of some, besides: the tables hold byte for
 byte what they held before a refusal, and a command that is sent again is answered as it was.
+
+A second of CPU is one wherever it runs. By the clock a case may only have waited for its turn: one
+that took more than a second is sent again, five times at most, with all before it and with nothing
+beside it, when the others are through. It is a fault where it takes more than a second every time.
 """
 
 from __future__ import annotations
@@ -19,6 +23,7 @@ import argparse
 import contextlib
 import json
 import os
+import shlex
 import sys
 import tempfile
 import time
@@ -31,6 +36,7 @@ from functools import cache
 from multiprocessing import get_context
 from pathlib import Path
 from random import Random
+from typing import Any
 from urllib.parse import quote
 from xml.etree import ElementTree
 
@@ -56,6 +62,8 @@ PROCESSES = 2
 BLOCK = 1_000
 """Cases over the same tables: enough for one to build on another, few enough to be run again."""
 MOST_SECONDS = 1.0
+TRIES = 5
+"""How often a case is sent again that took longer by the clock."""
 LOOKED_AT = 100
 """Of so many cases one has the tables compared before and after."""
 SENT_AGAIN = 10
@@ -133,25 +141,31 @@ class Result:
 
     cases: int = 0
     seconds: float = 0.0
+    """By the clock, of all that was done at once."""
     statuses: Counter[str] = field(default_factory=Counter)
     routes: Counter[str] = field(default_factory=Counter)
     done: Counter[str] = field(default_factory=Counter)
     codes: Counter[str] = field(default_factory=Counter)
+    callers: Counter[str] = field(default_factory=Counter)
     compared: int = 0
     repeated: int = 0
     slowest: tuple[float, float, str] = (0.0, 0.0, "")
-    late: int = 0
+    late: dict[str, float] = field(default_factory=dict)
+    """Seconds by the clock of cases that took too many."""
+    always_late: int = 0
     faults: list[str] = field(default_factory=list)
+    last: str = ""
+    """The last case, and what was answered."""
 
     def add(self, other: Result) -> None:
         self.cases += other.cases
-        self.seconds = max(self.seconds, other.seconds)
-        for name in ("statuses", "routes", "done", "codes"):
+        for name in ("statuses", "routes", "done", "codes", "callers"):
             getattr(self, name).update(getattr(other, name))
         self.compared += other.compared
         self.repeated += other.repeated
         self.slowest = max(self.slowest, other.slowest)
-        self.late += other.late
+        self.last = other.last
+        self.late |= other.late
         self.faults += other.faults
 
 
@@ -504,15 +518,34 @@ def judge(
     result.cases += 1
     result.statuses[str(answer.status)] += 1
     result.routes[route] += 1
+    result.callers[case.caller] += 1
     if answer.status < 300:
         result.done[route] += 1
     if code := _code(answer):
         result.codes[code] += 1
     result.slowest = max(result.slowest, (answer.cpu_seconds, answer.seconds, name))
-    result.late += answer.seconds > MOST_SECONDS
+    if answer.seconds > MOST_SECONDS:
+        result.late[name] = answer.seconds
+    result.last = f"{name}: {case.shown()}\n{answer.status} {answer.content[:2000]!r}"
     for fault in faults:
-        result.faults.append(f"{name}: {fault}\n    {case.shown()}")
-        print(result.faults[-1], file=sys.stderr, flush=True)  # at once: the rest may take long
+        _add_fault(result, f"{name}: {fault}\n    {case.shown()}")
+
+
+def _add_fault(result: Result, fault: str) -> None:
+    result.faults.append(fault)
+    print(fault, file=sys.stderr, flush=True)  # at once: the rest may take long
+
+
+def judge_late(result: Result, alone: Callable[[set[str]], Result]) -> None:
+    """Find out which late cases are late always, which is a fault: `alone` sends the cases of these
+    names again, with nothing beside them."""
+    late = set(result.late)
+    for _ in range(TRIES):
+        if late:
+            late &= alone(late).late.keys()
+    result.always_late = len(late)
+    for name in sorted(late):
+        _add_fault(result, f"{name}: over {MOST_SECONDS:g} s by the clock, {TRIES} times alone too")
 
 
 def _work(seed: int, numbers: Sequence[int], key: Path) -> Result:
@@ -529,14 +562,36 @@ def everywhere(seed: int, cases: int, processes: int, key: Path) -> Result:
     shares: list[list[int]] = [[] for _ in range(processes)]
     for number in range(cases):
         shares[number // BLOCK % processes].append(number)
-    total = Result()
-    with ProcessPoolExecutor(processes, mp_context=get_context("spawn")) as pool:
-        for result in pool.map(_work, [seed] * processes, shares, [key] * processes):
-            total.add(result)
+    total = together(_work, [(seed, numbers, key) for numbers in shares], processes)
+    judge_late(total, lambda names: again(names, key))
     return total
 
 
-def report(result: Result, seed: int, processes: int) -> str:
+def together(
+    work: Callable[..., Result], arguments: Iterable[tuple[Any, ...]], processes: int
+) -> Result:
+    """What all of this work came to, done in so many processes."""
+    total = Result()
+    begun = time.perf_counter()
+    with ProcessPoolExecutor(processes, mp_context=get_context("spawn")) as pool:
+        for result in pool.map(work, *zip(*arguments, strict=True)):
+            total.add(result)
+    total.seconds = time.perf_counter() - begun
+    return total
+
+
+def again(names: Iterable[str], key: Path) -> Result:
+    """Cases with all that came before them in their blocks, one after the other."""
+    last: dict[tuple[int, int], int] = {}
+    for name in names:
+        seed, number = map(int, name.split(":"))
+        block = seed, number // BLOCK
+        last[block] = max(number, last.get(block, 0))
+    blocks = [(s, range(b * BLOCK, number + 1), key) for (s, b), number in last.items()]
+    return together(_work, blocks, 1)
+
+
+def report(result: Result, command: str, seed: int, processes: int) -> str:
     """The section of the document."""
     classes = Counter[str]()
     for status, count in result.statuses.items():
@@ -544,6 +599,7 @@ def report(result: Result, seed: int, processes: int) -> str:
     cpu, _, name = result.slowest
     today = date.today().isoformat()  # noqa: DTZ011  # the day of the run, wherever
     statuses = ", ".join(f"{n:,} × {status}" for status, n in sorted(result.statuses.items()))
+    callers = ", ".join(f"{n:,} × {caller}" for caller, n in sorted(result.callers.items()))
     never = sorted(set(PROBLEMS) - set(result.codes) - {"internal_error", "unavailable"})
     lines = [
         f"{result.cases:,} requests of seed {seed} in {result.seconds:,.0f} s"
@@ -557,9 +613,12 @@ def report(result: Result, seed: int, processes: int) -> str:
         f"| refusals around which all three tables were compared | {result.compared:,} |",
         f"| commands sent again, and answered the same | {result.repeated:,} |",
         f"| slowest, CPU of one request | {cpu * 1000:,.0f} ms (case {name}) |",
-        f"| requests over one second by the clock | {result.late} |",
+        f"| over one second by the clock, and so sent again alone | {len(result.late):,} |",
+        f"| over one second alone too, each of {TRIES} times | {result.always_late:,} |",
         "",
         f"By status: {statuses}.",
+        "",
+        f"By caller: {callers}.",
         "",
         f"Problems met: {len(result.codes)} of {len(PROBLEMS)}. Not met: "
         + (", ".join(f"`{code}`" for code in never) or "none")
@@ -572,9 +631,15 @@ def report(result: Result, seed: int, processes: int) -> str:
             for route, count in sorted(result.routes.items())
         ),
         "",
-        f"Run on {today} by `make fuzz`, {processes} processes on {os.cpu_count()} cores.",
+        f"Run on {today} by `{command}`, {processes} processes on {os.cpu_count()} cores;"
+        f" load average {os.getloadavg()[1]:.1f}.",
     ]
     return "\n".join(lines)
+
+
+def command(module: str) -> str:
+    """How this process was called."""
+    return shlex.join(["python", "-m", module, *sys.argv[1:]])
 
 
 def main() -> int:
@@ -589,14 +654,18 @@ def main() -> int:
         key = Path(folder) / "key.pem"
         Issuer(key, "")  # one key for all processes: it takes long to make
         if options.replay:
-            seed, number = map(int, options.replay.split(":"))
-            numbers = range(number - number % BLOCK, number + 1)
-            with Engine() as engine, contextlib.redirect_stdout(sys.stderr):
-                result = run(seed, numbers, engine.endpoint, key)
-        else:
-            seed = options.seed
-            result = everywhere(seed, options.cases, options.processes, key)
-    told("fuzz", report(result, seed, options.processes), write=options.write, document=DOCUMENT)
+            return replayed(again([options.replay], key))
+        result = everywhere(options.seed, options.cases, options.processes, key)
+    text = report(result, command("tools.fuzz"), options.seed, options.processes)
+    told("fuzz", text, write=options.write, document=DOCUMENT)
+    return 1 if result.faults else 0
+
+
+def replayed(result: Result) -> int:
+    """Tell what came of the last case, and the exit status."""
+    print(result.last)
+    late = [f"{name}: {seconds:.2f} s by the clock" for name, seconds in result.late.items()]
+    print(*late, f"{len(result.faults)} faults in {result.cases:,} cases", sep="\n")
     return 1 if result.faults else 0
 
 

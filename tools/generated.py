@@ -1,10 +1,15 @@
 """Sends what schemathesis makes of the OpenAPI document: requests that fit it, and others.
 
     python -m tools.generated [--cases 10000] [--seed 1] [--write]    half of `make fuzz`
+    python -m tools.generated --replay 1:27:2:311     a case again, with all before it in its part
 
-Every route, as every role and as nobody, over the world of tools.fuzz and under its rules; and
-under schemathesis' own: what does not fit the document is refused, what comes back fits it. Most
-requests name the program and members that are there, since a stranger's name is refused by itself.
+Every route, and each request as every role and as nobody, over the world of tools.fuzz and under
+its rules; and under schemathesis' own: what does not fit the document is refused, what comes back
+fits it. Most requests name the program and members that are there, since a stranger's name is
+refused by itself.
+
+A case is a matter of (seed, requests made for a route in either way, part, number): the routes are
+dealt out to parts with tables of their own, and a part is the same whenever and wherever it runs.
 """
 
 from __future__ import annotations
@@ -17,16 +22,18 @@ import re
 import sys
 import tempfile
 import time
-from collections.abc import Sequence
-from concurrent.futures import ProcessPoolExecutor
-from multiprocessing import get_context
+from collections.abc import Iterable, Iterator
+from functools import partial
 from pathlib import Path
 from random import Random
 from typing import Any
+from unittest import mock
 
 import hypothesis
 import requests
 import schemathesis
+from hypothesis.internal.conjecture import providers
+from hypothesis.internal.constants_ast import Constants
 from schemathesis import GenerationMode
 from schemathesis.checks import not_a_server_error
 from schemathesis.core.result import Ok
@@ -43,6 +50,8 @@ from tools.template import Template
 
 CASES = 10_000
 CALLERS = ("admin", "staff", "merchant", "mila", "nobody")
+PARTS = 4
+"""Into how many parts the routes are dealt out; each has tables of its own."""
 MODES = (GenerationMode.POSITIVE, GenerationMode.NEGATIVE)
 CHECKS = [
     not_a_server_error,
@@ -64,31 +73,51 @@ def operations() -> list[Any]:
     return [result.ok() for result in schema.get_all_operations() if isinstance(result, Ok)]
 
 
-def run(seed: int, cases: int, part: slice, endpoint: str, key: Path) -> Result:
-    """So many cases over a part of the operations, against an engine."""
+def run(
+    seed: int, examples: int, part: int, endpoint: str, key: Path, last: int | None = None
+) -> Result:
+    """The cases of a part, against an engine: of each of its routes so many requests that fit the
+    document and so many others, as every caller; up to that number."""
     result = Result()
     template = Template.load()
     begun = time.perf_counter()
-    every = operations()
-    each = max(1, cases // (len(every) * len(MODES)))
-    tables = create_tables(endpoint, f"generated-{part.start}", template)
-    with Inside(endpoint, tables, template, key) as service:
+    tables = create_tables(endpoint, f"generated-{seed}-{part}", template)
+    with contextlib.ExitStack() as stack:
+        service = stack.enter_context(Inside(endpoint, tables, template, key))
+        for table in (tables.accounts, tables.ledger, tables.records):
+            stack.callback(service.client.delete_table, TableName=table)
         world = World(service, fuzz.samples(), fuzz.contract())
-        for operation in every[part]:
-            for mode in MODES:
-                _ask(world, operation, mode, each, seed, result)
+        for generated, caller in _requests(world, seed, examples, part):
+            if last is not None and result.cases > last:
+                break
+            case, prepared = _case(world, generated, caller)
+            name = f"{seed}:{examples}:{part}:{result.cases}"
+            refuted = partial(_refuted, generated, prepared)
+            fuzz.judge(world, case, name, result, refuted)
     result.seconds = time.perf_counter() - begun
     return result
 
 
-def _ask(
-    world: World, operation: Any, mode: GenerationMode, most: int, seed: int, result: Result
-) -> None:
-    made = 0
+def _requests(world: World, seed: int, examples: int, part: int) -> Iterator[tuple[Any, str]]:
+    """What is generated for the routes of a part, each as every caller in any order."""
+    for operation in operations()[part::PARTS]:
+        for mode in MODES:
+            for number, generated in enumerate(_generated(operation, mode, seed, examples)):
+                name = f"{seed}:{operation.label}:{mode.value}:{number}"
+                chance = Random(name)  # noqa: S311  # replayable, and no secret
+                if chance.random() < 0.8:
+                    _settle(chance, world, generated, mode)
+                for caller in chance.sample(CALLERS, len(CALLERS)):
+                    yield generated, caller
+
+
+def _generated(operation: Any, mode: GenerationMode, seed: int, examples: int) -> list[Any]:
+    """So many requests, or fewer where there are no more; the same ones in every process."""
+    made: list[Any] = []
 
     @hypothesis.seed(seed)
     @hypothesis.settings(
-        max_examples=most,
+        max_examples=examples,
         database=None,
         deadline=None,
         phases=[hypothesis.Phase.generate],
@@ -96,18 +125,17 @@ def _ask(
     )
     @hypothesis.given(operation.as_strategy(generation_mode=mode))
     def each(generated: Any) -> None:
-        nonlocal made
-        made += 1
-        name = f"{operation.label} {mode.value} {made}"
-        chance = Random(f"{seed}:{name}")  # noqa: S311  # replayable, and no secret
-        if chance.random() < 0.8:
-            _settle(chance, world, generated, mode)
-        case, prepared = _case(world, generated, CALLERS[made % len(CALLERS)])
-        fuzz.judge(world, case, name, result, lambda answer: _refuted(generated, prepared, answer))
+        made.append(generated)
 
-    # A route without a parameter can be asked in no wrong way.
-    with contextlib.suppress(hypothesis.errors.Unsatisfiable):
+    # Hypothesis also draws constants of whatever modules of ours happen to be loaded.
+    with (
+        mock.patch.object(providers, "_get_local_constants", Constants),
+        mock.patch.object(providers, "CONSTANTS_CACHE", {}),
+        # A route without a parameter can be asked in no wrong way.
+        contextlib.suppress(hypothesis.errors.Unsatisfiable),
+    ):
         each()
+    return made
 
 
 def _settle(chance: Random, world: World, generated: Any, mode: GenerationMode) -> None:
@@ -133,7 +161,8 @@ def _case(world: World, generated: Any, caller: str) -> tuple[Case, requests.Pre
     names = ("method", "url", "headers", "json", "data", "params", "cookies", "files")
     prepared = requests.Request(**{n: v for n, v in wanted.items() if n in names}).prepare()
     headers = {name.lower(): value for name, value in prepared.headers.items()}
-    headers.pop("authorization", None)
+    for name in ("authorization", "x-schemathesis-testcaseid"):  # the latter is another every time
+        headers.pop(name, None)
     if (token := world.callers[caller]) is not None:
         headers["authorization"] = f"Bearer {token}"
     prepared.headers["authorization"] = headers.get("authorization", "")
@@ -166,23 +195,31 @@ def _refuted(generated: Any, prepared: requests.PreparedRequest, answer: Answer)
     return []
 
 
-def _work(seed: int, cases: int, part: slice, key: Path) -> Result:
+def _work(seed: int, examples: int, part: int, key: Path, last: int | None = None) -> Result:
     with open(os.devnull, "w") as nowhere:  # noqa: PTH123  # os.devnull is a name, not a path
         # Metrics and logs of the handlers are nobody's business here.
         os.dup2(nowhere.fileno(), 1)
         with Engine() as engine:
-            return run(seed, cases, part, engine.endpoint, key)
+            return run(seed, examples, part, engine.endpoint, key, last)
 
 
 def everywhere(seed: int, cases: int, processes: int, key: Path) -> Result:
-    """So many cases, the operations shared among these processes."""
-    parts: Sequence[slice] = [slice(first, None, processes) for first in range(processes)]
-    total = Result()
-    with ProcessPoolExecutor(processes, mp_context=get_context("spawn")) as pool:
-        same = [[value] * processes for value in (seed, cases)]
-        for result in pool.map(_work, *same, parts, [key] * processes):
-            total.add(result)
+    """About so many cases, the parts shared among these processes."""
+    examples = max(1, cases // (len(operations()) * len(MODES) * len(CALLERS)))
+    parts = [(seed, examples, part, key) for part in range(PARTS)]
+    total = fuzz.together(_work, parts, processes)
+    fuzz.judge_late(total, lambda names: again(names, key))
     return total
+
+
+def again(names: Iterable[str], key: Path) -> Result:
+    """Cases with all that came before them in their parts, one after the other."""
+    last: dict[tuple[int, int, int], int] = {}
+    for name in names:
+        seed, examples, part, number = map(int, name.split(":"))
+        of = seed, examples, part
+        last[of] = max(number, last.get(of, 0))
+    return fuzz.together(_work, [(*of, key, number) for of, number in last.items()], 1)
 
 
 def main() -> int:
@@ -190,13 +227,17 @@ def main() -> int:
     parser.add_argument("--cases", type=int, default=CASES, help=f"about; default: {CASES:,}")
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--processes", type=int, default=PROCESSES)
+    parser.add_argument("--replay", metavar="SEED:REQUESTS:PART:NUMBER", help="run one case again")
     parser.add_argument("--write", action="store_true", help="put the result into docs/proof.md")
     options = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
         key = Path(folder) / "key.pem"
         Issuer(key, "")  # one key for all processes: it takes long to make
+        if options.replay:
+            return fuzz.replayed(again([options.replay], key))
         result = everywhere(options.seed, options.cases, options.processes, key)
-    text = fuzz.report(result, options.seed, options.processes)
+    command = fuzz.command("tools.generated")
+    text = fuzz.report(result, command, options.seed, options.processes)
     told("generated", text, write=options.write, document=DOCUMENT)
     return 1 if result.faults else 0
 
