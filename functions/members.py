@@ -1,6 +1,7 @@
 """Members: enrolment, profile, export, erasure."""
 
 import hmac
+import re
 from collections.abc import Iterator
 from itertools import count
 from secrets import token_bytes
@@ -22,9 +23,12 @@ from loyalty.edge import (
     Response,
     answer,
     canonical,
+    cursor,
+    page_of,
+    position,
     store,
 )
-from loyalty.history import whole_history_page
+from loyalty.history import not_ours, whole_history_page
 from loyalty.model import Entry, Known, Refusal
 from loyalty.store import Committed, KeyReused, Unavailable
 
@@ -32,6 +36,8 @@ handler = App()
 
 PERSONAL = ("email", "phone", "name", "birthday", "timezone")
 """What a profile holds; groups stand in the account, where rules ask for them."""
+NOTES = "#notes:"
+"""Before how many notes of an export have been told, in its cursor."""
 COMPLETE = ("email", "phone", "name", "birthday")
 """What makes a profile complete."""
 SALT_BYTES = 16
@@ -404,16 +410,35 @@ def export(request: Request) -> Response:
     held = _held(program_id, account.member_id)
     aliases = _aliases(held)
     ids = [account.member_id, *aliases]
-    notes = [r for r in held if r["sk"].startswith("note#")]
     body: Exported = {
         "profile": _member(request, account.member_id),
         "merged_member_ids": aliases,
         "balance": projections.balance(rulebook, account, request.now),
-        "notes": [{"note": r["note"], "by": r["by"], "at": rfc3339(r["at"])} for r in notes],
+        "notes": [],
         "entries": {"items": [], "next_cursor": None},
     }
     beside = projections.answer_bytes(body)
-    body["entries"] = whole_history_page(request, ids, beside=beside)
+    after = request.page()[1]
+    told = NOTES if after is None else position(after)
+    if not told.startswith(NOTES):
+        body["entries"] = whole_history_page(request, ids, told, beside=beside)
+        return Response(body)
+    # Notes come first: as many as find room, then the entries behind the last of them.
+    notes = [r for r in held if r["sk"].startswith("note#")]
+    counted = told.removeprefix(NOTES)
+    if counted and not re.fullmatch("[0-9]{1,9}", counted):
+        raise not_ours()
+    shown = int(counted or 0)
+    items: list[Note] = [
+        {"note": r["note"], "by": r["by"], "at": rfc3339(r["at"])} for r in notes[shown:]
+    ]
+    body["notes"], cut = page_of(items, len(items), beside=beside)
+    if cut:
+        more = cursor(f"{NOTES}{shown + len(body['notes'])}")
+        body["entries"] = {"items": [], "next_cursor": more}
+    else:
+        beside = projections.answer_bytes(body)
+        body["entries"] = whole_history_page(request, ids, None, beside=beside)
     return Response(body)
 
 

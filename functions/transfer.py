@@ -31,7 +31,7 @@ handler = App()
 def transfer(request: Request, command: Transfer) -> Response:
     """Send points to another member; they keep their dates."""
     key = request.key()
-    sender = request.member(command.from_member_id)
+    sender = request.member(command.from_member_id, "/from_member_id")
     guard = request.key_guard(str(key), sender)
     rulebook = store().rulebook_in_force(request.program_id, request.now)
     committed = store().commit(

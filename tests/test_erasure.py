@@ -19,7 +19,7 @@ import boto3
 import pytest
 from botocore.config import Config
 
-from loyalty import edge
+from loyalty import edge, projections
 from loyalty.decisions import stock_id
 from tests import workers
 from tests.faults import Fault
@@ -618,6 +618,35 @@ def test_an_export_holds_all_that_is_held(office: Office) -> None:
             break
         cursor = {"cursor": page["next_cursor"]}
     assert paged == rows
+
+
+def test_an_export_with_more_notes_than_an_answer_holds_comes_in_pages(
+    office: Office, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    office.open()
+    done(workers.enrol("ana"))
+    texts = {f"{i:02} {'☕' * 500}" for i in range(30)}
+    for text in texts:
+        assert send(workers.adjust("ana", 1, text[:2], note=text)).status == 201
+    monkeypatch.setattr(edge, "PAGE_BYTES", 20_000)
+    notes: list[str] = []
+    rows: list[Any] = []
+    query: dict[str, str] = {}
+    pages = 0
+    while query.get("cursor") is not None or not pages:
+        answer = send(workers.export("ana", **query))
+        assert answer.status == 200
+        assert projections.answer_bytes(answer.body) < 25_000
+        notes += [note["note"] for note in answer.body["notes"]]
+        rows += answer.body["entries"]["items"]
+        query = {"cursor": answer.body["entries"]["next_cursor"]}
+        pages += 1
+    assert pages > 3
+    assert len(notes) == len(texts)
+    assert set(notes) == texts
+    assert [row["seq"] for row in rows] == list(range(31, 0, -1))
+    for wrong in ("#notes:x", "#notes:-1", "#notes:" + "9" * 20):
+        assert refused(workers.export("ana", cursor=edge.cursor(wrong))) == (400, "invalid_query")
 
 
 # Faults and races

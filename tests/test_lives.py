@@ -164,6 +164,30 @@ def test_whoever_comes_between_is_not_in_the_answer(life: Life, at: int) -> None
     assert done(workers.become("unblock", "ana"))["status"] == "active"
 
 
+@pytest.mark.parametrize(
+    ("body", "status", "code"),
+    [
+        ('{"status": "blocked"}', 422, "invalid_body"),
+        ("[]", 422, "invalid_body"),
+        ('{"a": 1, "a": NaN}', 400, "invalid_json"),
+        ("{bad", 400, "invalid_json"),
+        (" " * 300_000, 413, "body_too_large"),
+    ],
+)
+def test_what_nobody_asks_for_is_refused_and_not_passed_over(
+    life: Life, body: str, status: int, code: str
+) -> None:
+    life.open("ana")
+    done(workers.purchase("order", "ana", 5000))
+    held = done(workers.redeem("ana", "cart", points=5, hold=True))["redemption_id"]
+    books = life.books()
+    for call in (workers.become("block", "ana"), workers.capture(held), workers.erase("ana")):
+        assert refused(replace(call, body=body)) == (status, code)
+        assert life.books() == books
+    for empty in ("", "{}"):
+        assert send(replace(workers.become("block", "ana"), body=empty)).status == 200
+
+
 def test_a_repeat_under_its_key_gets_the_first_answer(life: Life) -> None:
     life.open("ana")
     first = send(workers.become("block", "ana", "block it"))

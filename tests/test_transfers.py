@@ -574,3 +574,10 @@ def test_a_member_of_whom_nobody_knows_since_when_waits_for_nothing() -> None:
     new = Known({"ana": replace(ana, joined_on=TODAY - 6), "ben": ben})
     with coded("transfer_refused", reason="new_member", available_on="2026-03-19"):
         transfers.transfer(rulebook, new, guard, command, "ana", now)
+
+
+@pytest.mark.usefixtures("house")
+def test_a_shop_that_names_no_sender_is_told_which_field_it_lacks() -> None:
+    answer = send(sent("ben", 5, "gift", sender=None))
+    assert answer.status == 422
+    assert [error["pointer"] for error in answer.body["errors"]] == ["/from_member_id"]

@@ -68,7 +68,10 @@ def test_the_purchase_is_taken_back_as_it_comes(house: House) -> None:
     assert answer["lots"] == [{"points": 15, "expires_on": answer["lots"][0]["expires_on"]}]
     assert house.balance() == 0
     rows = done(workers.entries("ana"))["items"]
-    assert [row["points"] for row in rows if row["event_id"] == "order"] == [-15, 15]
+    assert [(row["kind"], row["points"]) for row in rows if row["event_id"] == "order"] == [
+        ("reverse", -15),
+        ("award", 15),
+    ]
 
 
 def test_a_part_that_came_first_is_taken_and_the_rest_can_follow(house: House) -> None:

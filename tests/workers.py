@@ -64,7 +64,7 @@ class Call:
     claims: Mapping[str, str] = field(default_factory=dict)
 
     def event(self) -> dict[str, Any]:
-        """The event of API Gateway's payload format 2.0."""
+        """The event of API Gateway's payload format 2.0; a `body` that is a text goes as it is."""
         event: dict[str, Any] = {
             "version": "2.0",
             "routeKey": self.route,
@@ -82,7 +82,8 @@ class Call:
         if self.query:
             event["queryStringParameters"] = dict(self.query)
         if self.body is not None:
-            event["body"] = json.dumps(self.body, ensure_ascii=False)
+            text = self.body if isinstance(self.body, str) else None
+            event["body"] = json.dumps(self.body, ensure_ascii=False) if text is None else text
         return event
 
 

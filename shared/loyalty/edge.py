@@ -28,6 +28,7 @@ from pydantic import BaseModel, ValidationError
 from loyalty import projections
 from loyalty import store as tables
 from loyalty.codes import Secrets
+from loyalty.commands import Body
 from loyalty.dates import milliseconds
 from loyalty.decisions import Guard, key_partition
 from loyalty.model import Refusal
@@ -222,8 +223,9 @@ class Request:
         does not count: who works at a till may not erase whom a till may not erase."""
         return not self.caller.roles & {*self.route.roles} & {*SHOP}
 
-    def member(self, member_id: str | None) -> str:
-        """The member this call is about: a member reaches only itself, a shop names one.
+    def member(self, member_id: str | None, pointer: str = "/member_id") -> str:
+        """The member this call is about: a member reaches only itself, a shop names one, in the
+        body at `pointer` where it is not in the path.
 
         Problem `forbidden`, whether the other member exists or not.
         """
@@ -235,7 +237,7 @@ class Request:
             raise Problem(
                 "invalid_body",
                 "The body does not say for whom.",
-                errors=[_error("/member_id", "required", "is required with this token")],
+                errors=[_error(pointer, "required", "is required with this token")],
             )
         if not _MEMBER_ID.fullmatch(member_id):
             raise Refusal("member_not_found", "No member has such an id.")
@@ -412,10 +414,13 @@ def _serve(route: Route, event: dict[str, Any], request_id: str) -> Response:
     for name in request.query if route.roles else ():
         if name not in route.query:
             raise Problem("invalid_query", f"The route knows no query parameter {name[:40]!r}.")
-    if route.body is None and not route.raw_document:
-        return route.handler(request)
     if len(request.raw_body) > route.body_bytes:
         raise Problem("body_too_large", f"The body is longer than {route.body_bytes} bytes.")
+    if route.body is None and not route.raw_document:
+        # Whoever says more than that something is to be done expects it to be heeded.
+        if request.raw_body and route.method != "GET":
+            validated(Body, decode(request.raw_body))
+        return route.handler(request)
     request = replace(request, document=decode(request.raw_body))
     if route.body is None:
         return route.handler(request)

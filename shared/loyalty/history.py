@@ -40,17 +40,18 @@ def history_page(request: Request, member_id: str) -> projections.HistoryPage:
 
 
 def whole_history_page(
-    request: Request, member_ids: Sequence[str], *, beside: int
+    request: Request, member_ids: Sequence[str], told: str | None, *, beside: int
 ) -> projections.HistoryPage:
     """One page of all that one person did under these ids: one id after the other, each newest
-    first. `beside` is the size of what the answer says besides. Problem `invalid_query`."""
-    limit, after = request.page()
+    first, from where a cursor has `told`. `beside` is the size of what the answer says besides.
+    Problem `invalid_query`."""
+    limit, _ = request.page()
     ids = list(member_ids)
     before, skipped = None, 0
-    if after is not None:
-        first, _, place = position(after).partition(":")
+    if told is not None:
+        first, _, place = told.partition(":")
         if first not in ids:
-            raise _not_ours()
+            raise not_ours()
         ids = ids[ids.index(first) :]
         before, skipped = _place(place)
 
@@ -95,9 +96,10 @@ def _place(text: str) -> tuple[int, int]:
     `invalid_query`."""
     seq, _, rows = text.partition(".")
     if not (seq.isdecimal() and rows.isdecimal() and len(text) < 30):
-        raise _not_ours()
+        raise not_ours()
     return int(seq) + 1, int(rows)
 
 
-def _not_ours() -> Problem:
+def not_ours() -> Problem:
+    """What a cursor is answered that no page has told."""
     return Problem("invalid_query", "The cursor is not one of ours.")

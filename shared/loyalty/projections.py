@@ -711,10 +711,12 @@ def history_rows(rulebook: Rulebook, entry: Entry) -> Iterator[HistoryRow]:
     balance_after = entry.balance
     for posting in reversed(entry.postings or (Posting(entry.kind, 0),)):
         is_own = not entry.postings or posting in entry.own_postings
+        # A refund that waited for its event is one, though it stands in the event's entry.
+        names_itself = entry.kind in _MANY or posting.kind == "reverse"
         row: HistoryRow = {
             "entry_id": entry_id(entry),
             "seq": entry.seq,
-            "kind": entry.kind if is_own and entry.kind not in _MANY else posting.kind,
+            "kind": entry.kind if is_own and not names_itself else posting.kind,
             "points": posting.points,
             "balance_after": balance_after,
             "occurred_at": rfc3339(_occurred_at(entry, posting, zone)),
