@@ -467,11 +467,11 @@ def test_no_sweep_finds_anything_to_do(office: Office) -> None:
     done(workers.erase("ana"))
     [account] = office.books().accounts
     assert "u" not in account
-    before = office.books()
+    before = office.books().without_jobs
     for days in (1, 33, 365):
         with office.on(days):
             office.sweep()
-    assert office.books() == before
+    assert office.books().without_jobs == before
 
 
 def test_a_repeat_gets_the_same_answer_and_writes_nothing(office: Office) -> None:
