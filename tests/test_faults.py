@@ -56,7 +56,8 @@ def _text(value: Any) -> str:
     return json.dumps(value, default=lambda raw: bytes(raw).hex(), sort_keys=True)
 
 
-REFERRAL_CODE = r"\b[0-9A-Z]{10}\b"
+ENROLLED = r'\b[0-9A-Z]{10}\b|"(f|salt)": {"B": "[0-9a-f]{32}"}'
+"""A referral code, a salt, and the fingerprint under it."""
 REVISION = r'"revision": {"N": "[0-9]+"}'
 USE = r'"use": {"S": "[0-9a-f]+"}'
 KEY = r"\b[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}\b"
@@ -86,10 +87,8 @@ SECTIONS: dict[str, Any] = {
 }
 
 COMMANDS: dict[str, Command] = {
-    "enrolment": Command(workers.enrol("ben", name="Ben", groups=["vip"]), REFERRAL_CODE),
-    "enrolment by key": Command(
-        workers.enrol(key="till-7", email="cleo@example.com"), REFERRAL_CODE
-    ),
+    "enrolment": Command(workers.enrol("ben", name="Ben", groups=["vip"]), ENROLLED),
+    "enrolment by key": Command(workers.enrol(key="till-7", email="cleo@example.com"), ENROLLED),
     "award": Command(workers.purchase("order-2", "ana", 1250, 3000, 499)),
     # The account keeps no counter of its week any more: the history is read.
     "late award": Command(
