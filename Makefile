@@ -53,7 +53,7 @@ bench: $(READY) ## measure costs, growth, load and decisions, and write docs/ben
 	@$(RUN) -m tools.bench_cpu --write
 	@$(RUN) -m tools.bench_postgres --write
 
-mutants: $(READY) ## try every mutant of the pure core (hours), and write the score into docs/proof.md
+mutants: $(READY) ## try every mutant of the domain (hours), and write the score into docs/proof.md
 	@$(RUN) -m tools.mutate --write
 
 bench-sweep: $(READY) ## measure the sweep over a million accounts (20 minutes), and write that table
