@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import time
 import uuid
+from dataclasses import replace
 from datetime import datetime
 from pathlib import Path
 from typing import Any
@@ -13,7 +14,7 @@ import pytest
 from conftest import Service
 
 import publish
-from loyalty.model import Entry
+from loyalty.model import NEVER, Entry, Posting
 from loyalty.notices import notices
 from loyalty.wire import Waiting, entry_item, waiting_item
 from tests.programs import smallest
@@ -136,6 +137,27 @@ def test_a_tier_that_staff_have_set_hides_what_is_reached_until_it_ends() -> Non
     fresh = ledger(tiers=tiers)
     fresh.set_tier(NOW, "silver", "2026-04-01")
     assert changed(fresh.award(ends, {"type": "unknown"})) == ["base"]
+
+
+def test_a_merge_tells_the_tier_that_staff_had_set_for_the_other_id() -> None:
+    merged = Entry(
+        program_id="test", member_id="ann", seq=2, partition="k#one", kind="merge", version=1,
+        recorded_at=NOW, occurred_at=NOW, postings=(), balance=0, reason="merged", pinned="gold",
+    )  # fmt: skip
+    assert told(merged) == [("Tier Changed", {"tier_id": "gold"})]
+    assert told(replace(merged, kind="award")) == []
+
+
+def test_a_referrer_is_told_of_points_earned() -> None:
+    made = ledger()
+    referral = replace(
+        review(made),
+        kind="referral",
+        reason="referral",
+        postings=(Posting("referral", 9, lots=((NEVER, 50),)),),
+    )
+    [(kind, said)] = told(referral)
+    assert (kind, said["points"], said["reason"]) == ("Points Earned", 50, "referral")
 
 
 def test_a_notice_has_an_id_of_its_own_and_names_nobody() -> None:

@@ -71,7 +71,7 @@ LEFT_OUT: Final = {
     "validation": "what is wrong with a program document",
     "advice": "warnings about a program document",
 }
-"""The rest of the domain, and what it is: what it makes of a document is held by examples alone."""
+"""The rest of the domain, and what it is: it has tests, and no score."""
 
 TESTS: Final = (
     "account", "adjustments", "advice", "budgets", "catalog", "celebrations", "codes", "commands",

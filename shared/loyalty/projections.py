@@ -354,8 +354,12 @@ def awarded(rulebook: Rulebook, entry: Entry) -> Awarded:
         for start, end, n in posting.pending:
             pending += n
             lots.append({"points": n, "expires_on": iso(end), "available_on": iso(start)})
+<<<<<<< HEAD
     explanation = entry.explanation or {"r": ""}
     told, left_out = _told(rulebook, entry)
+=======
+    explanation = entry.explanation
+>>>>>>> dd835ee (Answers, codes and bodies are held to the last field)
     answer: Awarded = {
         "entry_id": entry_id(entry),
         "event_id": event_id(entry),
@@ -380,8 +384,6 @@ def awarded(rulebook: Rulebook, entry: Entry) -> Awarded:
 
 def explanation_of(rulebook: Rulebook, entry: Entry) -> list[Explained]:
     """Why an award is what it is, rule by rule."""
-    if entry.explanation is None:
-        return []
     on = local_date(from_milliseconds(entry.occurred_at), rulebook.program.zone)
     rows = explain(rulebook, entry.explanation, entry.reason, day_number(on))
     return cast("list[Explained]", rows)
