@@ -462,6 +462,15 @@ def test_a_key_that_another_member_has_used_tells_nothing_and_does_nothing(world
         assert one not in answer.content.decode()
 
 
+def test_a_member_does_not_choose_its_groups(world: World) -> None:
+    me = world.member()
+    path = f"/v1/programs/{HERE}/members/{me}"
+    token = world.service.issuer.token(["member"], me)
+    for groups in (["vip"], [], None):
+        answer = world.send(Wish("PATCH", path, {"groups": groups, "name": "Sneaky"}), token)
+        assert (said(answer), answer.writes) == ("403 forbidden", 0)
+
+
 @pytest.mark.parametrize(
     ("path", "status"),
     [

@@ -928,17 +928,17 @@ def test_as_many_faults_as_an_award_can_hold_are_still_an_answer(inside: Target)
 
 
 @pytest.mark.parametrize("depth", [10, 200, 990, 1010, 2_000, 9_900, 20_000])
-def test_no_depth_of_nesting_gets_through_to_an_internal_error(served: Target, depth: int) -> None:
+def test_no_depth_of_nesting_gets_through_to_an_internal_error(inside: Target, depth: int) -> None:
     """Between what is read and what is refused lie several recursion limits."""
-    before = served.dump()
+    before = inside.dump()
     for opening, closing in (("[", "]"), ('{"a":', "}")):
         nested = opening * depth + "1" + closing * depth
         for name, (method, path, body) in BODIES.items():
             field = {"awards": "attributes", "program": "rules"}.get(name, "surprise")
             text = json.dumps({key: value for key, value in body.items() if key != field})
             content = f'{text[:-1]}, "{field}": {nested}}}'.encode()
-            assert_problem(served.send(method, path, content), (400, 422))
-    assert served.dump() == before
+            assert_problem(inside.send(method, path, content), (400, 422))
+    assert inside.dump() == before
 
 
 def test_the_largest_values_that_fit_are_no_fault(inside: Target) -> None:

@@ -1657,6 +1657,16 @@ def test_a_code_of_another_program_opens_no_door_here() -> None:
             scanned_location(ledger.rulebook, SECRETS, text)
 
 
+def test_another_code_version_withdraws_every_poster_and_tells_its_codes_apart() -> None:
+    old = check_in_code(SECRETS, CheckInCode("test", LOCATION, 1))
+    new = check_in_code(SECRETS, CheckInCode("test", LOCATION, 2))
+    for version, good, withdrawn in ((1, old, new), (2, new, old)):
+        rulebook = cafe({"code_version": version}).rulebook
+        assert scanned_location(rulebook, SECRETS, good)[0] == LOCATION
+        with refused("code_invalid"):
+            scanned_location(rulebook, SECRETS, withdrawn)
+
+
 # What rules ask of a profile
 
 

@@ -55,6 +55,17 @@ BESIDE = {
 
 SDK = {"boto3", "botocore", "mypy_boto3_dynamodb", "mypy_boto3_sqs"}
 
+OFFLINE = {
+    "__future__", "aws_lambda_powertools", "aws_lambda_powertools.metrics", "base64", "binascii",
+    "calendar", "collections", "collections.abc", "contextlib", "contextvars", "dataclasses",
+    "datetime", "fractions", "functools", "gzip", "hashlib", "hmac", "html", "io", "itertools",
+    "json", "math", "operator", "os", "pathlib", "pydantic", "pydantic_core", "random", "re",
+    "segno", "time", "types", "typing", "unicodedata", "urllib.parse", "uuid",
+    "xml.sax.saxutils", "zoneinfo",
+}  # fmt: skip
+"""Modules from elsewhere that connect to nothing, whatever they are given. Connections are made by
+the SDK alone, and to AWS alone."""
+
 LOYALTY = {path.stem: path for path in (ROOT / "shared" / "loyalty").glob("*.py")}
 DOMAIN = {name for layer in LAYERS for name in layer}
 FUNCTIONS = {path.stem: path for path in (ROOT / "functions").glob("*.py")}
@@ -78,6 +89,18 @@ def imported(path: Path) -> set[str]:
                 assert module is not None
                 # `from loyalty import store` names a module, `from loyalty.store import Store` not.
                 names |= {f"{module}.{alias.name}" for alias in node.names}
+                names.add(module)
+    return names
+
+
+def modules(path: Path) -> set[str]:
+    """The modules that are imported, or out of which something is."""
+    names: set[str] = set()
+    for node in ast.walk(tree(path)):
+        match node:
+            case ast.Import():
+                names |= {alias.name for alias in node.names}
+            case ast.ImportFrom(module=str(module)):
                 names.add(module)
     return names
 
@@ -122,6 +145,33 @@ def test_a_module_beside_the_domain_imports_what_it_is_for(name: str) -> None:
 
 def test_only_the_store_knows_the_sdk() -> None:
     assert {name for name, path in MODULES.items() if packages(path) & SDK} == {"store"}
+
+
+@pytest.mark.parametrize("name", sorted(MODULES))
+def test_no_module_can_connect_to_anything_but_by_the_sdk(name: str) -> None:
+    path = MODULES[name]
+    used = modules(path) | {each for each in attributes(path) if each.startswith("urllib.")}
+    others = {m for m in used if m.partition(".")[0] not in {"loyalty", *SDK}}
+    assert others <= OFFLINE
+    assert {each for each in attributes(path) if each.startswith("os.")} <= {"os.environ"}
+    names = {node.id for node in ast.walk(tree(path)) if isinstance(node, ast.Name)}
+    assert not names & {"__import__", "eval", "exec", "compile", "open", "globals", "__builtins__"}
+
+
+def test_the_sdk_is_asked_for_services_of_aws_and_for_nothing_else() -> None:
+    store = MODULES["store"]
+    assert {each for each in modules(store) if each.partition(".")[0] in SDK} == {
+        "botocore.config", "botocore.exceptions", "botocore.session", "mypy_boto3_dynamodb",
+    }  # fmt: skip
+    calls = [node for node in ast.walk(tree(store)) if isinstance(node, ast.Call)]
+    clients = [call for call in calls if ast.unparse(call.func) == "_client"]
+    assert [ast.unparse(call) for call in calls if "create_client" in ast.unparse(call.func)] == [
+        "_session().create_client(service, **settings)"
+    ]
+    assert {call.args[0].value for call in clients if isinstance(call.args[0], ast.Constant)} == {
+        "dynamodb", "events", "secretsmanager", "sqs",
+    }  # fmt: skip
+    assert all(isinstance(call.args[0], ast.Constant) for call in clients)
 
 
 @pytest.mark.parametrize("name", sorted(set(MODULES) - {"edge"}))

@@ -100,6 +100,17 @@ def test_each_repeat_gets_its_first_answer(house: House) -> None:
     assert house.balance() == 0
 
 
+def test_no_more_than_20_refunds_wait_for_a_purchase(house: House) -> None:
+    house.open()
+    for number in range(20):
+        waits("order", f"return-{number}", amount=1)
+    before = Books.read(house.direct, house.tables)
+    answer = send(workers.reverse("order", "one more", amount=1))
+    assert (answer.status, answer.body["code"]) == (409, "more_than_bought")
+    assert Books.read(house.direct, house.tables) == before
+    assert send(workers.reverse("order", "return-19", amount=1)).replayed
+
+
 def test_what_does_not_fit_the_purchase_is_left_out(house: House) -> None:
     house.open()
     waits("order", "unknown", lines=[{"line_id": "nine"}])
