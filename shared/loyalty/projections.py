@@ -354,12 +354,8 @@ def awarded(rulebook: Rulebook, entry: Entry) -> Awarded:
         for start, end, n in posting.pending:
             pending += n
             lots.append({"points": n, "expires_on": iso(end), "available_on": iso(start)})
-<<<<<<< HEAD
-    explanation = entry.explanation or {"r": ""}
-    told, left_out = _told(rulebook, entry)
-=======
     explanation = entry.explanation
->>>>>>> dd835ee (Answers, codes and bodies are held to the last field)
+    told, left_out = _told(rulebook, entry)
     answer: Awarded = {
         "entry_id": entry_id(entry),
         "event_id": event_id(entry),
