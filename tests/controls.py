@@ -47,6 +47,7 @@ from loyalty import (
     pages,
     poster,
     program,
+    projections,
     redeeming,
     referrals,
     refunds,
@@ -186,6 +187,12 @@ def unencrypted(whole: Any) -> None:
     resource(whole, "SweepQueue")["SqsManagedSseEnabled"] = False
 
 
+def bound_elsewhere(whole: Any) -> None:
+    for each in resource(whole, "MembersFunction")["Policies"][0]["Statement"]:
+        if each["Sid"] == "ChangeProfiles":
+            each["Condition"] = {"ForAllValues:StringLike": {"dynamodb:LeadingKeys": ["*#program"]}}
+
+
 def free_claims(whole: Any) -> None:
     client = resource(whole, "PageClient")
     client["WriteAttributes"].append("custom:member_id")
@@ -293,6 +300,7 @@ SWITCHES: Final[Mapping[str, Switch]] = {
     ),
     "A purchase has at most 500 lines": bodies(endless_lines),
     "A page has at most 100 items": valued(edge, "PAGE_LIMIT", 10**6),
+    "A page ends before it is larger than Lambda answers": answering(projections.answer_bytes, "0"),
     "A member's lots end where its account would grow beyond 100,000 bytes": edited(
         store.Store._requests, {"> ACCOUNT_BYTES": "> 10**9"}
     ),
@@ -330,6 +338,7 @@ SWITCHES: Final[Mapping[str, Switch]] = {
     "No wildcard in any role": templated(
         lambda whole: statement(whole, "AwardFunction").update(Action="dynamodb:*")
     ),
+    "What a role writes outside of transactions is bound to its keys": templated(bound_elsewhere),
     "Tables and queues are encrypted": templated(unencrypted),
     "Strict headers and a policy on every page": edited(
         pages._page, {"default-src 'none'": "default-src *"}
@@ -346,7 +355,7 @@ SWITCHES: Final[Mapping[str, Switch]] = {
         lambda text: text + "\ndef fetch(name: str) -> None:\n    _client(name)\n",
     ),
     "What a lost or repeated answer means is decided by the key in the table": edited(
-        store.Store._requests, {"entry_item(entry), _FREE": "entry_item(entry), {}"}
+        store.Store._requests, {"self._ledger, said, _FREE": "self._ledger, said, {}"}
     ),
     "The engine keeps no password: people sign in at the issuer, by code": templated(
         lambda whole: resource(whole, "PageClient").update(AllowedOAuthFlows=["implicit"])
@@ -395,7 +404,7 @@ SWITCHES: Final[Mapping[str, Switch]] = {
         codes.read_check_in_code, {"genuine = False": "genuine = True"}
     ),
     "100 bits": valued(codes, "VOUCHER_CHARACTERS", 10),
-    "Ten wrong codes a minute and token": valued(vouchers, "GUESSES", 10**6),
+    "A hundred wrong codes a minute for one subject of tokens": valued(vouchers, "GUESSES", 10**6),
     "The same work and words for whatever is no code": edited(
         vouchers._found,
         {"VOUCHER_SORT)": 'VOUCHER_SORT) if len(request.path["code"]) > 9 else None'},
@@ -423,6 +432,12 @@ SWITCHES: Final[Mapping[str, Switch]] = {
                 " for per, c in draft.account.counters.items() for name, n in c.values.items()]"
             )
         },
+    ),
+    "Personal values stand beside the ledger alone, from where erasing removes them": answering(
+        members._held, "[]"
+    ),
+    "Fingerprints, which stay, have them only under a random salt that goes with it": edited(
+        members._fingerprint, {"if salt is not None:": "if False:"}
     ),
     "Every adjustment says who and why": edited(adjusting.adjust, {'{"s": by}': '{"s": ""}'}),
     "The ledger can be changed by nobody": templated(changeable),

@@ -438,6 +438,7 @@ def test_the_roles_allow_whatever_the_functions_write_and_its_keys(
             bound.add(f"{module}: {access}")
     assert bound == {
         "admin: PutItem RecordsTable",
+        "expire: PutItem RecordsTable",
         "members: PutItem RecordsTable",
         "vouchers: PutItem RecordsTable",
         "vouchers: UpdateItem RecordsTable",
