@@ -128,16 +128,16 @@ class Product:
             account = edge.store().account(PROGRAM, account.merged_into, consistent=True)
         if account is None:
             return {"ok": False, "code": "member_not_found"}
-        if account.status == "erased":
-            return {"status": "erased"}
         rulebook = edge.store().rulebook_in_force(PROGRAM, now)
         shown = projections.balance(rulebook, account, now)
-        lots, _ = advanced(rulebook, account, max(now, account.recorded_at))
+        account, _ = advanced(rulebook, account, max(now, account.recorded_at))
+        open_holds = [hold for hold, _ in account.holds]
         return {
             **{name: shown[name] for name in SUMS},  # type: ignore[literal-required]  # names of it
-            "tier": shown["tier"] and shown["tier"]["id"],
-            "lots": [[_iso(day), points] for day, points in lots.lots],
-            "pending_lots": [[_iso(a), _iso(b), points] for a, b, points in lots.pending],
+            "tier": None if account.status == "erased" else shown["tier"],
+            "lots": [[_iso(day), points] for day, points in account.lots],
+            "pending_lots": [[_iso(a), _iso(b), points] for a, b, points in account.pending],
+            "holds": sorted([account.held_by(hold.key), hold.until] for hold in open_holds),
             "expiring": shown["expiring"],
             "status": account.status or "active",
         }
@@ -288,8 +288,8 @@ def told(kind: str, answer: Any) -> Told:
             found[name] = _milliseconds(found[name])
     if "voucher" in found:
         found["voucher"] = found["voucher"]["expires_on"]
-    if kind == "set_tier":
-        found["tier"] = found["tier"] and found["tier"]["id"]
+    if "limited_by" in found:
+        found["limited_by"] = [_limit(each) for each in found["limited_by"]]
     return found
 
 
@@ -308,11 +308,11 @@ FIELDS: Final[dict[str, tuple[str, ...]]] = {
     "enrol": ("member_id", "points", "balance", "explanation"),
     "award": (
         "member_id", "points", "desired_points", "pending_points", "lots", "balance",
-        "explanation", "reversed_points",
+        "explanation", "limited_by", "reversed_points",
     ),
     "check_in": (
         "member_id", "points", "desired_points", "pending_points", "lots", "balance",
-        "explanation", "next_allowed_at", "location_id",
+        "explanation", "limited_by", "next_allowed_at", "location_id",
     ),
     "reversal": (
         "status", "member_id", "points", "debt", "expired_points", "forgiven_points",
@@ -349,6 +349,19 @@ def _by_date(lots: list[Told]) -> list[list[Any]]:
         sums[day] = sums.get(day, 0) + abs(lot["points"])
     # Without a date: never, so last.
     return [[day or None, sums[day]] for day in sorted(sums, key=lambda day: day or "~")]
+
+
+def _limit(shown: Told) -> Told:
+    """A limit that cut an award, in the model's words."""
+    name = ":".join(shown[each] for each in ("rule_id", "campaign_id") if each in shown)
+    match shown["scope"]:
+        case "campaign":
+            return {"limit": f"campaign:{name}"}
+        case "budget":
+            return {"limit": "program:budget"}
+        case scope:
+            name = f"{name or scope}:{shown['per']}"
+            return {"limit": name, "points": shown["points"], "over": shown["over"]}
 
 
 def _explained(rows: list[Told]) -> list[list[Any]]:
@@ -392,6 +405,8 @@ class Naive:
             found["lots"] = _by_date(found["lots"])
         if "explanation" in found:
             found["explanation"] = _explained(found["explanation"])
+        if "limited_by" in found:
+            found["limited_by"] = [_without(each, "refuses") for each in found["limited_by"]]
         if "voucher" in found:
             found["voucher"] = found["voucher"]["expires_on"]
         return found
@@ -423,8 +438,7 @@ class Naive:
         return other
 
     def view(self, member_id: str, now: int) -> Told:
-        shown = self.model.view(member_id, now)
-        return {"status": "erased"} if shown.get("status") == "erased" else shown
+        return self.model.view(member_id, now)
 
 
 # Both
@@ -644,7 +658,7 @@ def _differing(
     """What differs if the commands were carried out in the order in which the model did."""
     for i, their in theirs.items():
         # A repeat after a lost answer is a replay, and its answer the first one's.
-        if not same(_once(answers[i]), _once(their)):
+        if not same(_without(answers[i], "replayed"), _without(their, "replayed")):
             return Difference(step + i, f"the answers to {commands[i]['kind']}", answers[i], their)
     for member_id, ours in views.items():
         shown = naive.view(member_id, now)
@@ -653,9 +667,8 @@ def _differing(
     return None
 
 
-def _once(answer: Told) -> Told:
-    """An answer, whether or not it was told before."""
-    return {name: value for name, value in answer.items() if name != "replayed"}
+def _without(shown: Told, name: str) -> Told:
+    return {each: value for each, value in shown.items() if each != name}
 
 
 def run_through_the_store(seeds: range, length: int = LENGTH) -> Tally:

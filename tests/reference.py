@@ -35,7 +35,8 @@ R7  An exclusive rule silences rules, not offers.
 R8  A campaign with a `match` multiplies what matching lines earned and no fixed points; all
     campaigns that hold multiply; referral points are multiplied by nothing.
 R9  A campaign's budget pays what the award is larger by because of it, in whole points, one
-    campaign after the other; where nothing is left, the campaign is over. What the program's
+    campaign after the other; where nothing is left, the campaign is over, and only limits that cut
+    what is left without it are told. What the program's
     budget cannot pay its campaigns do not pay either, the last one first.
 R10 `tier_multiplier` is true by default for the triggers purchase and first_purchase.
 R11 FREQUENCY_COUNTS: a rule's frequency counts the times that it paid more than 0 (`paid`), not
@@ -120,7 +121,7 @@ R39 Adjustments expire as the program says unless they name a date; proposals la
     24 hours and are judged when they are approved.
 R40 A merge keeps enrolment, groups and referrer of the member that stays, the higher tier (raised
     by the joint points); who was blocked stays so. Only holds of the one that goes are in the way.
-    `points` are what was available and pending. An erased member shows zeros. What counts in a
+    `points` are what was available and pending. What counts in a
     year of membership counts in the other's year of the same number, back from the merge's day.
 
 Elsewhere
@@ -132,7 +133,8 @@ R45 A late event dated in the calendar or membership year before this one may ra
     older ones none does.
 R46 A referral counts as paid when the purchase that reaches `min_amount` is awarded, also where
     the referrer may not have it; what is refunded is not paid by a later purchase.
-R47 Erasing cancels open holds (their stock comes back); what was issued still counts in budgets.
+R47 Erasing cancels open holds (their stock comes back); what was issued still counts in budgets
+    and in lifetime points, and towards no tier.
 R48 The policies for shortfall, expiry and pending are those of the version in force at the command,
     the method of a refund that of the event's. What qualifies is decided with the event.
 
@@ -254,6 +256,11 @@ def in_order(limits, member):
     return [one for one in limits if one["per"] == "transaction"] + [
         one for one in limits if one["per"] != "transaction" and member is not None
     ]
+
+
+def bit(name, limit):
+    """A limit that cut an award, as its answer tells."""
+    return {"limit": name, "points": limit["points"], "over": limit.get("over", "cap")}
 
 
 def rounded(value, mode):
@@ -709,8 +716,6 @@ class Model:
             return {"ok": False, "code": "member_not_found"}
         member = copied(self.members[member_id])
         self.advance(member, max(now, member["recorded"]))
-        if member["status"] == "erased":
-            member["points"], member["owed"], member["log"] = [], [], []
         today = self.day(max(now, member["recorded"]))
         states = [point["state"] for point in member["points"]]
         pending = {}
@@ -737,9 +742,14 @@ class Model:
             "debt": debt(member),
             "lifetime_points": self.lifetime(member),
             "qualifying_points": self.qualifying(member, today),
-            "tier": None if member["status"] == "erased" else self.tier_id(member, today),
+            "tier": None if member["status"] == "erased" else self.standing(member, today),
             "lots": by_date(available(member)),
             "pending_lots": pending_lots,
+            "holds": sorted(
+                [one["points"], one["held_until"]]
+                for one in member["redemptions"].values()
+                if one["status"] == "held"
+            ),
             "expiring": [
                 {"points": expiring[day], "expires_on": day.isoformat()} for day in sorted(expiring)
             ],
@@ -869,7 +879,7 @@ class Model:
         )
 
     def qualifying(self, member, today):
-        if not self.program.get("tiers"):
+        if not self.program.get("tiers") or member["status"] == "erased":
             return 0
         frame = self.program["tiers"].get("window", {"rolling": "P365D"})
         if frame == "lifetime":
@@ -880,11 +890,15 @@ class Model:
         return self.qualifying_between(member, lambda on: start <= on < end)
 
     def still_counts(self, frame, on, today):
-        """Whether a date is in the window; in a long one a month is to its last day."""
+        return self.leaves(frame, on) > today
+
+    def leaves(self, frame, on):
+        """The first day on which a date is in the window no more; in a long one a month is to its
+        last day."""
         months, days, _ = duration(frame["rolling"])
         if 30 * months + days > 90:
             on = date(on.year, on.month, days_in_month(on.year, on.month))
-        return plus(on, frame["rolling"]) > today
+        return plus(on, frame["rolling"])
 
     def period_start(self, member, year):
         """The day on which a calendar or membership year begins in that calendar year."""
@@ -1003,12 +1017,59 @@ class Model:
     def tier_id(self, member, today):
         if not self.program.get("tiers"):
             return None
-        if member["pin"]:
-            tier_id, until = member["pin"]
-            known = [level["tier_id"] for level in self.program["tiers"]["levels"]]
-            if tier_id in known and (until is None or today < until):
-                return tier_id
-        return self.program["tiers"]["levels"][member["tier"]]["tier_id"]
+        levels = self.program["tiers"]["levels"]
+        return self.pinned(member, today) or levels[member["tier"]]["tier_id"]
+
+    def pinned(self, member, today):
+        """The tier that staff have set, while it counts; or None."""
+        tier_id, until = member["pin"] or (None, None)
+        known = [level["tier_id"] for level in self.program["tiers"]["levels"]]
+        return tier_id if tier_id in known and (until is None or today < until) else None
+
+    def standing(self, member, today):
+        """The tier as a balance shows it; or None in a program without tiers."""
+        if not self.program.get("tiers"):
+            return None
+        levels = self.program["tiers"]["levels"]
+        tier_id = self.tier_id(member, today)
+        at = [level["tier_id"] for level in levels].index(tier_id)
+        shown = {
+            "id": tier_id,
+            "name": levels[at]["name"],
+            "multiplier": str(levels[at].get("multiplier", 1)),
+        }
+        if at + 1 < len(levels):
+            shown["next_tier"] = levels[at + 1]["tier_id"]
+            shown["points_to_next"] = max(0, levels[at + 1]["at"] - self.qualifying(member, today))
+        until = member["pin"][1] if self.pinned(member, today) else self.kept_to(member, today)
+        return shown | ({"until": until.isoformat()} if until else {})
+
+    def kept_to(self, member, today):
+        """The date on which a tier is lost if nothing more qualifies, by the terms under which it
+        was last reached or kept; None where it never is."""
+        terms = self.documents[member["terms"]].get("tiers") or self.program["tiers"]
+        downgrade = terms.get("downgrade") or {}
+        frame = terms.get("window", {"rolling": "P365D"})
+        if not member["tier"] or frame == "lifetime" or downgrade.get("steps", "none") == "none":
+            return None
+        grace = downgrade.get("grace", "P0D")
+        if "rolling" not in frame:
+            for year in range(today.year - 1, today.year + 4):
+                end = self.period_start(member, year)
+                day = plus(end, grace)
+                if end <= member["enrolled_on"] or day <= today:
+                    continue
+                before = self.in_year_of(member, end - timedelta(days=1))
+                total = max(before, self.qualifying(member, day))
+                if self.level_for(total, terms) < member["tier"]:
+                    return day
+        if member["kept_until"]:
+            return member["kept_until"]
+        dates = {fact["counts_on"] for fact in member["log"] if fact.get("qualifies")}
+        for day in sorted(self.leaves(frame, on) for on in dates):
+            if day > today and self.level_for(self.qualifying(member, day), terms) < member["tier"]:
+                return plus(day, grace)
+        return None
 
     # --- earning ---
 
@@ -1305,14 +1366,14 @@ class Model:
                 left = self.limit_left(one, event, member, name)
                 if totals[name] > left:
                     refuses = one["per"] in refusing
-                    limited_by.append({"limit": f"{name}:{one['per']}", "refuses": refuses})
+                    limited_by.append({**bit(f"{name}:{one['per']}", one), "refuses": refuses})
                     totals[name] = 0 if one.get("over") == "refuse" else left
         total = sum(totals.values())
         ceiling = total if most is None else min(total, most)
         for one in in_order(program.get("limits", []), member):
             left = self.limit_left(one, event, member, None)
             if ceiling > left:
-                limited_by.append({"limit": f"program:{one['per']}"})
+                limited_by.append(bit(f"program:{one['per']}", one))
                 ceiling = 0 if one.get("over") == "refuse" else left
         if ceiling < total:
             totals = {name: Fraction(points) * ceiling / total for name, points in totals.items()}
@@ -1371,6 +1432,8 @@ class Model:
     def within_budgets(self, program, award, campaigns, granted, limited_by):
         """The award within the budgets, and what it draws from each. A campaign's budget pays what
         the award is larger by because of it, one campaign after another; the program's, all."""
+        bitten = list(limited_by)
+        limited_by.clear()
         paying = [c for c in campaigns if "budget" in c]
         running = [c for c in campaigns if c not in paying]
         drawn = {}
@@ -1401,6 +1464,7 @@ class Model:
                     short -= less
                 allowed = left
             drawn["program"] = allowed
+        limited_by[:0] = bitten if running == campaigns else award(running)[1]
         if running != campaigns or sum(granted.values()) > allowed:
             granted = award(running, allowed)[0]
         return granted, drawn
@@ -1766,6 +1830,9 @@ class Model:
             if who is member and self.readings["REFERRAL_IN_AWARD"]:
                 answer["points"] += count
                 answer["desired_points"] += referral[field]
+                budget = {"limit": "program:budget"}
+                if count < referral[field] and budget not in answer["limited_by"]:
+                    answer["limited_by"] = [*answer["limited_by"], budget]
                 if start is not None and start > today:
                     answer["pending_points"] += count
                 merged = [dict(one) for one in answer["lots"]] + as_lots(fresh)
@@ -2958,7 +3025,7 @@ class Model:
             member["pin"] = (tier_id, until)
         if member["pin"] == before:
             work.members.clear()
-        return {"member_id": member["member_id"], "tier": self.tier_id(member, today)}
+        return {"member_id": member["member_id"], "tier": self.standing(member, today)}
 
     def do_sweep(self, command, work):  # noqa: ARG002 a sweep has no fields
         paid = 0

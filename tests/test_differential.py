@@ -7,7 +7,8 @@ from typing import Any
 
 import pytest
 
-from loyalty import store
+from loyalty import lifecycle, projections, store
+from loyalty.model import Posting
 from tests import differential
 from tests.differential import (
     CHUNK,
@@ -104,6 +105,29 @@ def test_what_a_refusal_tells_besides_is_compared(
         return found if found["ok"] or name not in found else found | {name: found[name] + 1}
 
     monkeypatch.setattr(differential, "told", mistaken)
+    assert any(compared(scenario(seed, LENGTH)) for seed in PLAYED)
+
+
+def test_points_that_an_erasure_leaves_are_noticed(monkeypatch: pytest.MonkeyPatch) -> None:
+    nothing = Posting("erase", 0)
+    monkeypatch.setattr(lifecycle, "_everything", lambda *_: nothing)
+    assert any(compared(scenario(seed, LENGTH)) for seed in PLAYED)
+
+
+def test_limits_that_are_not_told_are_noticed(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(projections, "limited_by", lambda *_: [])
+    assert any(compared(scenario(seed, LENGTH)) for seed in PLAYED)
+
+
+@pytest.mark.parametrize("name", ["next_tier", "points_to_next", "until", "multiplier"])
+def test_what_is_told_of_a_tier_is_compared(monkeypatch: pytest.MonkeyPatch, name: str) -> None:
+    tier = projections._tier
+
+    def mistaken(*of: Any) -> Any:
+        shown: Any = tier(*of)
+        return shown and {each: value for each, value in shown.items() if each != name}
+
+    monkeypatch.setattr(projections, "_tier", mistaken)
     assert any(compared(scenario(seed, LENGTH)) for seed in PLAYED)
 
 

@@ -622,8 +622,31 @@ def tiers(window: Fields | str, steps: str, grace: str = "P0D") -> Fields:
 def test_an_upgrade_is_at_once_and_after_the_event() -> None:
     shop = Shop(tiers=tiers("lifetime", "none"))
     assert shop.buy(1000)["points"] == 10
-    assert shop.ann()["tier"] == "gold"
+    assert shop.ann()["tier"]["id"] == "gold"
     assert shop.buy(1000)["points"] == 20
+
+
+def test_a_tier_tells_what_is_missing_to_the_next_and_until_when_it_is_kept() -> None:
+    shop = Shop(tiers=tiers({"calendar": "year"}, "one", "P30D"))
+    shop.buy(500)
+    assert shop.ann()["tier"] == {
+        "id": "silver",
+        "name": "Silver",
+        "multiplier": "1",
+        "next_tier": "gold",
+        "points_to_next": 5,
+        "until": "2028-01-31",
+    }
+    shop.do("set_tier", member_id="ann", tier_id="gold", until="2026-05-01")
+    assert shop.ann()["tier"]["until"] == "2026-05-01"
+    assert "next_tier" not in shop.ann()["tier"]
+
+
+def test_limits_that_cut_an_award_are_told() -> None:
+    shop = Shop(rules=[{**EURO, "limits": [{"points": 3, "per": "day"}]}])
+    assert shop.buy(500)["limited_by"] == [
+        {"limit": "buy:day", "points": 3, "over": "cap", "refuses": False}
+    ]
 
 
 def test_spending_never_lowers_qualifying_points_and_refunds_do() -> None:
@@ -642,9 +665,9 @@ def test_a_calendar_year_without_points_ends_in_a_downgrade(steps: str, tier: st
     shop = Shop(tiers=tiers({"calendar": "year"}, steps, "P30D"))
     shop.buy(1000)
     shop.now = at("2028-01-30T12:00")
-    assert shop.ann()["tier"] == "gold"
+    assert shop.ann()["tier"]["id"] == "gold"
     shop.now = at("2028-01-31T12:00")
-    assert shop.ann()["tier"] == tier
+    assert shop.ann()["tier"]["id"] == tier
 
 
 def test_a_rolling_window_lets_days_out_and_grace_puts_the_step_off() -> None:
@@ -653,9 +676,9 @@ def test_a_rolling_window_lets_days_out_and_grace_puts_the_step_off() -> None:
     shop.now = at("2026-04-09T12:00")
     assert shop.ann()["qualifying_points"] == 0
     shop.now = at("2026-04-18T12:00")
-    assert shop.ann()["tier"] == "gold"
+    assert shop.ann()["tier"]["id"] == "gold"
     shop.now = at("2026-04-19T12:00")
-    assert shop.ann()["tier"] == "bronze"
+    assert shop.ann()["tier"]["id"] == "bronze"
 
 
 def test_a_month_of_a_long_window_counts_until_its_last_day_has_left() -> None:
