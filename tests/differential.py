@@ -19,13 +19,14 @@ import os
 import sys
 import uuid
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, field, fields, replace
 from datetime import UTC, datetime, timedelta
 from functools import partial
-from itertools import permutations
+from itertools import groupby, permutations
+from operator import itemgetter
 from typing import Any, Final
 from unittest import mock
 
@@ -39,7 +40,8 @@ from tests import workers
 from tests.faults import Faults
 from tests.memory import MEMORY, MemoryTables
 from tests.reference import Model
-from tests.scenarios import Command, Dice, Document, Scenario, scenario
+from tests.scenarios import MEMBERS, Command, Dice, Document, Scenario, scenario
+from tests.strategies import DAY, HOUR
 from tests.turns import Turns
 from tests.workers import BASE, SECRETS, Call, without_pause
 from tools.bench import told as told_in
@@ -113,7 +115,7 @@ class Product:
 
     def _sent(self, call: Call) -> Any:
         handler: Any = importlib.import_module(call.module).handler
-        for _ in range(workers.TRIES):
+        for _ in range(TRIES):
             answer = handler(call.event(), None)
             if answer["statusCode"] != 503 or not self._insists:
                 break
@@ -141,6 +143,71 @@ class Product:
             "expiring": shown["expiring"],
             "status": account.status or "active",
         }
+
+    def view_as_of(self, member_id: str, now: int, then: int) -> Told:
+        """What was shown of a member at a past time, as it is told now."""
+        self.now = now
+        answer = self._sent(read(workers.balance(member_id, as_of=rfc3339(then))))
+        shown = json.loads(answer["body"])
+        if answer["statusCode"] != 200:
+            return {"ok": False, "code": shown["code"]}
+        names = (*SUMS, "tier", "expiring")
+        return {name: shown[name] for name in names} | {"status": shown.get("status", "active")}
+
+    def history(self, member_id: str, now: int) -> list[list[Any]] | None:
+        """What was done and what was lost, the first first; None for who is not to be read."""
+        self.now = now
+        rows: list[Told] = []
+        query = {"limit": "100"}
+        while True:
+            answer = self._sent(read(workers.entries(member_id, **query)))
+            if answer["statusCode"] != 200:
+                return None
+            page = json.loads(answer["body"])
+            rows += page["items"]
+            if page["next_cursor"] is None:
+                return _rows(rows[::-1])
+            query["cursor"] = page["next_cursor"]
+
+
+def _by_itself(row: Told) -> bool:
+    """Whether it fell due; a tier that staff have not set is one that was lost."""
+    is_due = row["kind"] in ("expire", "activate", "lapse", "notice")
+    return is_due or (row["kind"] == "tier" and row["reason"] is None)
+
+
+def _rows(rows: list[Told]) -> list[list[Any]]:
+    """A row for what each command did, as documents do not say in how many it is shown, with the
+    balance after all of it; and one for what was lost between."""
+    found: list[list[Any]] = []
+    for seq, group in groupby(rows, itemgetter("seq")):
+        entry = list(group)
+        own = [i for i, row in enumerate(entry) if not _by_itself(row)]
+        first, last = (own[0], own[-1]) if own else (0, -1)
+        found.append(["expire", sum(row["points"] for row in entry[:first])])
+        if own:
+            kind = "enrol" if seq == 1 else entry[first]["kind"]
+            points = sum(entry[i]["points"] for i in own)
+            found.append([kind, points, entry[-1]["balance_after"]])
+        found.append(["expire", sum(row["points"] for row in entry[last + 1 :])])
+    return joined(found)
+
+
+def joined(rows: Iterable[list[Any]]) -> list[list[Any]]:
+    """What is lost in a row as one row."""
+    found: list[list[Any]] = []
+    for kind, points, *rest in rows:
+        if kind != "expire":
+            found.append([kind, points, *rest])
+        elif points and found and found[-1][0] == kind:
+            found[-1] = [kind, found[-1][1] + points]
+        elif points:
+            found.append([kind, points])
+    return found
+
+
+def read(call: Call) -> Call:
+    return replace(call, program_id=PROGRAM)
 
 
 SUMS: Final = (
@@ -431,8 +498,10 @@ class Naive:
 
     def copy(self) -> Naive:
         """Another one that has seen the same."""
-        # Documents never change.
-        kept = {id(document): document for document in self.model.documents.values()}
+        # Documents never change, nor does what a command leaves of a member.
+        past = (state for states in self.model.past.values() for state in states)
+        same = (*self.model.documents.values(), *self.model.members.values(), *past)
+        kept = {id(each): each for each in same}
         other = copy.copy(self)
         other.model, other._named = copy.deepcopy((self.model, self._named), kept)
         return other
@@ -440,6 +509,18 @@ class Naive:
     def view(self, member_id: str, now: int) -> Told:
         return self.model.view(member_id, now)
 
+    def view_as_of(self, member_id: str, then: int) -> Told | None:
+        shown = self.model.view_as_of(member_id, then)
+        if shown is None or "code" in shown:
+            return shown
+        return {name: value for name, value in shown.items() if name not in UNSEEN}
+
+    def history(self, member_id: str) -> list[list[Any]]:
+        return joined(self.model.history(member_id))
+
+
+UNSEEN: Final = frozenset({"lots", "pending_lots", "holds"})
+"""What a balance does not show."""
 
 # Both
 
@@ -456,7 +537,9 @@ class Difference:
     @property
     def sort(self) -> str:
         """What kind of difference it is: smaller ones of the same kind stand for it."""
-        what = self.what.partition(" ")[0] if self.what.startswith("what ") else self.what
+        what = self.what
+        if not what.startswith("the answers"):
+            what = " ".join(word for word in what.split()[:3] if word not in MEMBERS)
         if not (isinstance(self.product, dict) and isinstance(self.model, dict)):
             return what
         if "any_of" in self.model:
@@ -476,6 +559,15 @@ class Difference:
                 ours, theirs = self.product.get(name), self.model.get(name)
                 if ours != theirs:
                     lines += [f"  {name}:", f"    product {ours}", f"    model   {theirs}"]
+        elif isinstance(self.product, list) and isinstance(self.model, list):
+            pairs = zip(self.product, self.model, strict=False)
+            at = next((i for i, (ours, theirs) in enumerate(pairs) if ours != theirs), None)
+            at = min(len(self.product), len(self.model)) if at is None else at
+            lines += [
+                f"  row {at}:",
+                f"    product {self.product[at : at + 3]}",
+                f"    model   {self.model[at : at + 3]}",
+            ]
         else:
             lines += [f"  product {self.product}", f"  model   {self.model}"]
         return "\n".join(lines)
@@ -560,7 +652,42 @@ def compared(
                 ours, theirs = product.view(member_id, now), naive.view(member_id, now)
                 if ours != theirs:
                     return Difference(i, f"what {member_id} has", ours, theirs)
+        if found := _looking_back(play, members, product, naive):
+            return found
     tally.programs += 1
+    return None
+
+
+def unordered(rows: list[list[Any]]) -> list[list[Any]]:
+    """What was done, without balances, and what was lost in all."""
+    lost = sum(row[1] for row in rows if row[0] == "expire")
+    return [*sorted(row[:2] for row in rows if row[0] != "expire"), ["expire", lost]]
+
+
+def _looking_back(
+    play: Scenario,
+    members: set[str],
+    product: Product,
+    naive: Naive,
+    seen: Callable[[list[list[Any]]], list[list[Any]]] = list,
+) -> Difference | None:
+    """What differs of the history, as it is `seen`, and of a balance in the past."""
+    if not play.steps:
+        return None
+    last, now = len(play.steps) - 1, max(now for now, _ in play.steps)
+    dice = Dice(now)
+    then = min(now, dice.choice(play.steps)[0] + dice.choice([0, HOUR, 9 * DAY]))
+    for member_id in sorted(members):
+        theirs = naive.view_as_of(member_id, then)
+        ours = product.view_as_of(member_id, now, then)
+        if theirs is not None and ours != theirs:
+            return Difference(last, f"what {member_id} had at {rfc3339(then)}", ours, theirs)
+        rows = product.history(member_id, now)
+        if rows is None:
+            continue
+        rows, shown = seen(rows), seen(naive.history(member_id))
+        if rows != shown:
+            return Difference(last, f"the history of {member_id}", rows, shown)
     return None
 
 
@@ -568,11 +695,13 @@ def compared(
 
 ALONE: Final = ("publish", "sweep")
 """What no client does."""
+TRIES: Final = 2000
+"""A client that is answered with 503 gives up after so many: no storm asks for half of them."""
 AT_ONCE: Final = 3
 """Clients at most: all orders of what they did are looked at."""
 BROKEN: Final = 25
 """So many of a thousand calls to the tables meet a fault."""
-STORM: Final = 600
+STORM: Final = 500
 """And so many for a while in one case of ten, so that commands are shed with 503."""
 
 
@@ -639,6 +768,9 @@ def compared_through_the_store(
             for i, command in enumerate(together):
                 tally.count(command, answers[i], theirs[i])
                 tally.found += answers[i].get("replayed", False) > theirs[i].get("replayed", False)
+        # Of what was done at once either order may be the one in the history.
+        if found := _looking_back(play, members, product, naive, unordered):
+            return found
         tally.faults += faults.met
         tally.unavailable += product.unavailable
         tally.unswept += product.unswept

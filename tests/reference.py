@@ -143,8 +143,11 @@ R49 Who asks is no part of a command: the same one of another person under its k
 R50 Which version counts the clock of the server says, also where it is slow. What falls due in the
     reign of a version falls due by its terms.
 
+R51 In the history of who brought a member the referral stands also where it gives nothing, and so
+    does its end. What is so already leaves no row; a refund that waits none before its event.
+
 Not modelled: signatures of codes, rotating and one-time codes, 1 March birthdays, too_many_points,
-account_too_large, entries, hashes, notices.
+account_too_large, entries as they are stored, hashes, notices.
 """
 
 from __future__ import annotations
@@ -174,6 +177,15 @@ READINGS = {
     "RESTORE_FIRST": False,
     "GRACE_FROM": "refund",  # refund | expiry
     "TIER_REFUND": "all",  # all | taken
+}
+
+KINDS = {
+    "reversal": "reverse",
+    "complete_profile": "award",
+    "set_groups": "update",
+    "set_birthday": "update",
+    "set_tier": "tier",
+    "approve": "adjust",
 }
 
 RESERVED = {
@@ -498,6 +510,7 @@ def copied(member):
     fresh["points"] = [point.copy() for point in member["points"]]
     fresh["owed"] = list(member["owed"])
     fresh["log"] = list(member["log"])
+    fresh["rows"] = list(member["rows"])
     fresh["redemptions"] = {key: dict(one) for key, one in member["redemptions"].items()}
     return fresh
 
@@ -532,6 +545,30 @@ def balance(member):
     return len(available(member)) - debt(member)
 
 
+def whole(member):
+    """All that a member has, less what is owed: what a row of the history moves."""
+    states = ("available", "pending", "held")
+    return sum(1 for point in member["points"] if point["state"] in states) - debt(member)
+
+
+def begin_row(member):
+    member["begun"] = (whole(member), member["lost"])
+
+
+def end_row(member, kind):
+    """What was done since its beginning, beside what was lost: [kind, points, balance]."""
+    before, lost = member["begun"]
+    lost = member["lost"] - lost
+    member["rows"].append([kind, whole(member) - before + lost, balance(member)])
+    lose_row(member, lost)
+    begin_row(member)
+
+
+def lose_row(member, lost):
+    if lost:
+        member["rows"].append(["expire", -lost, balance(member)])
+
+
 def simple_email(email):
     name, _, host = email.lower().partition("@")
     return name.partition("+")[0].replace(".", "") + "@" + host
@@ -560,6 +597,8 @@ class Work:
         self.model = model
         self.now = now
         self.members = {}
+        self.kind = "expire"  # that of the entries; "expire": of what falls due by itself
+        self.kinds = {}  # of some members another one
         self.adding = []  # what else is to be done on success
 
     def member(self, member_id):
@@ -573,7 +612,10 @@ class Work:
             raise RefusedError("member_erased")
         member = copied(model.members[member_id])
         self.now = max(self.now, member["recorded"])
+        lost = member["lost"]
         model.advance(member, self.now)
+        lose_row(member, member["lost"] - lost)
+        begin_row(member)
         member["recorded"] = self.now
         self.members[member_id] = member
         return member
@@ -582,7 +624,13 @@ class Work:
         for member in self.members.values():
             self.model.advance(member, self.now)
             member["recorded"] = self.now
+            kind = self.kinds.get(member["member_id"], self.kind)
+            if kind == "expire":
+                lose_row(member, member["lost"] - member["begun"][1])
+            elif kind:
+                end_row(member, kind)
             self.model.members[member["member_id"]] = member
+            self.model.past.setdefault(member["member_id"], []).append(member)
         for act in self.adding:
             act()
 
@@ -598,7 +646,8 @@ class Model:
         self.documents = {version: document}
         self.since = {version: -1}  # when each came into force
         self.clock = 0
-        self.members = {}  # in the order of enrolment
+        self.members = {}  # in the order of enrolment; what a command leaves never changes
+        self.past = {}  # member_id -> all that the member ever was
         self.aliases = {}
         self.keys = {}  # (kind of key, key) -> (fingerprint, answer)
         self.events = {}  # event_id -> what it recorded
@@ -666,6 +715,7 @@ class Model:
         self.commands += 1
         self.clock = now
         work = Work(self, now)
+        work.kind = self.kind_of(command)
         try:
             key = self.key_of(command)
             fingerprint = {
@@ -687,6 +737,12 @@ class Model:
         if key is not None:
             self.keys[key] = (fingerprint, answer)
         return dict(answer)
+
+    def kind_of(self, command):
+        """That of the entry that a command leaves."""
+        if command["kind"] == "redeem":
+            return "hold" if command.get("hold") else "redeem"
+        return KINDS.get(command["kind"], command["kind"])
 
     def key_of(self, command):
         kind = command["kind"]
@@ -710,11 +766,28 @@ class Model:
 
     def view(self, member_id, now):
         """What a read shows at that time; nothing changes."""
-        self.clock = now
         member_id = self.resolved(member_id)
         if member_id not in self.members:
             return {"ok": False, "code": "member_not_found"}
-        member = copied(self.members[member_id])
+        return self.shown(self.members[member_id], now)
+
+    def view_as_of(self, member_id, then):
+        """What a read showed at a past time; None before the member came."""
+        now = self.members.get(self.resolved(member_id), {"status": "not_found"})
+        if now["status"] in ("not_found", "erased"):
+            return {"ok": False, "code": "member_" + now["status"]}
+        states = [one for one in self.past[member_id] if one["recorded"] <= then]
+        if states and states[-1]["status"] == "merged":
+            return self.view_as_of(self.aliases[member_id], then)
+        return self.shown(states[-1], then) if states else None
+
+    def history(self, member_id):
+        """[kind, points, balance afterwards] of all that was done and lost, the first first."""
+        return self.members[self.resolved(member_id)]["rows"]
+
+    def shown(self, member, now):
+        self.clock = now
+        member = copied(member)
         self.advance(member, max(now, member["recorded"]))
         today = self.day(max(now, member["recorded"]))
         states = [point["state"] for point in member["points"]]
@@ -822,6 +895,7 @@ class Model:
 
     def expire(self, member, point):
         self.number += 1
+        member["lost"] += 1
         point["state"], point["gone"] = "expired", self.number
         point["gone_from"] = member["member_id"]
         point["on_arrival"] = point["made_by"] == self.commands
@@ -1739,6 +1813,8 @@ class Model:
             "points": [],
             "owed": [],
             "log": [],
+            "rows": [],
+            "lost": 0,
             "redemptions": {},
             "tier": 0,
             "looked_on": today,
@@ -1746,6 +1822,7 @@ class Model:
             "terms": self.version,
             "pin": None,
         }
+        begin_row(member)
         work.members[member_id] = member
         event = self.event_of(member, "registration", work.now)
         answer, record = self.grant(work, member, event, None)
@@ -1778,6 +1855,7 @@ class Model:
             referrer = work.member(member["referred_by"])
         except RefusedError:
             return
+        work.kinds[referrer["member_id"]] = None  # nothing, if it is not paid
         if (
             referrer is member
             or referrer["status"] == "closed"
@@ -1785,6 +1863,8 @@ class Model:
         ):
             return
         member["log"].insert(0, {"kind": "referred", "on": event["on"]})
+        work.kinds[referrer["member_id"]] = REFERRAL
+        witness = referrer["member_id"]
         if self.referred_enough(referral, referrer, event["on"]):
             referrer = None
         for who, field in ((member, "referred_points"), (referrer, "referrer_points")):
@@ -1843,7 +1923,11 @@ class Model:
         for i, (name, count, _) in enumerate(paid):
             if name == member["member_id"]:
                 paid[i] = (name, count, record["gave"])
-        record["referral"] = {"paid": paid, "min_amount": referral.get("min_amount", 0)}
+        record["referral"] = {
+            "paid": paid,
+            "min_amount": referral.get("min_amount", 0),
+            "witness": witness,
+        }
 
     def referred_enough(self, referral, referrer, on):
         for one in referral.get("limits", []):
@@ -1984,7 +2068,8 @@ class Model:
         before, member["birthday"] = member["birthday"], command["birthday"]
         if before and before[5:] == command["birthday"][5:]:
             work.members.clear()
-            self.members[member["member_id"]]["birthday"] = command["birthday"]
+            member_id = member["member_id"]
+            self.members[member_id] = self.members[member_id] | {"birthday": command["birthday"]}
         return {"member_id": command["member_id"]}
 
     def do_check_in(self, command, work):
@@ -2231,6 +2316,8 @@ class Model:
                         beside.append((count, gave))
                 else:
                     theirs.append((member_id, count, gave))
+            if self.members[self.resolved(referral["witness"])]["status"] != "erased":
+                work.member(referral["witness"])
         # A refund that waited finds only what the award itself gave.
         parts = [part for part in record["gave"] if not (fitting and part["beside"])]
         taken = self.take_back(member, parts, fact["points"] - sum(n for n, _ in beside))
@@ -2718,7 +2805,8 @@ class Model:
         if until and date.fromisoformat(until) <= self.day(work.now):
             raise RefusedError("voucher_expired")
         one["used"] = True
-        work.adding.append(lambda: member["redemptions"].__setitem__(key, one))
+        then = member | {"redemptions": member["redemptions"] | {key: one}}
+        work.adding.append(lambda: self.members.__setitem__(member["member_id"], then))
         return {"redemption_id": key, "status": "used"}
 
     def do_transfer(self, command, work):
@@ -2966,11 +3054,11 @@ class Model:
         if "membership" not in ((self.program.get("tiers") or {}).get("window") or {}):
             return
         current, _ = self.period(member, today)
-        for fact in member["log"]:
+        for i, fact in enumerate(member["log"]):
             if "counts_on" in fact:
                 start, _ = self.period(member, fact["counts_on"])
                 years = current.year - start.year
-                fact["counts_on"] = minus(today, f"P{12 * years}M")
+                member["log"][i] = {**fact, "counts_on": minus(today, f"P{12 * years}M")}
 
     def set_status(self, command, work, status):
         member = work.member(command["member_id"])
@@ -3013,6 +3101,8 @@ class Model:
         today = self.day(work.now)
         tier_id, until = command.get("tier_id"), command.get("until")
         before = member["pin"]
+        if before and before[1] and before[1] <= today:
+            before = None  # it is over
         if tier_id is None:
             member["pin"] = None
         else:
@@ -3076,6 +3166,8 @@ class Model:
                 fired = [row["rule_id"] for row in answer["explanation"] if row["fired"]]
                 if fired and answer["points"]:
                     tried["log"][-1]["fired"] = fired
+                    self.advance(tried, work.now)
+                    end_row(tried, kind)
                     member.clear()
                     member.update(tried)
                     paid += answer["points"]

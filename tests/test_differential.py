@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import pytest
 
 from loyalty import lifecycle, projections, store
-from loyalty.model import Posting
+from loyalty.model import Account, Entry, Posting
+from loyalty.rules import Rulebook
 from tests import differential
 from tests.differential import (
     CHUNK,
@@ -26,6 +27,7 @@ from tests.differential import (
 )
 from tests.faults import FAULTS
 from tests.scenarios import KINDS, scenario
+from tests.strategies import DAY
 from tools.engine import Engine
 
 CHUNKS = 10
@@ -129,6 +131,32 @@ def test_what_is_told_of_a_tier_is_compared(monkeypatch: pytest.MonkeyPatch, nam
 
     monkeypatch.setattr(projections, "_tier", mistaken)
     assert any(compared(scenario(seed, LENGTH)) for seed in PLAYED)
+
+
+@pytest.mark.parametrize("name", ["kind", "points", "balance_after"])
+def test_the_history_is_compared(monkeypatch: pytest.MonkeyPatch, name: str) -> None:
+    rows = projections.history_rows
+
+    def mistaken(rulebook: Rulebook, entry: Entry) -> Iterator[Any]:
+        for row in rows(rulebook, entry):
+            wrong: Any = {"kind": "award", "points": row["points"] + 1}
+            wrong["balance_after"] = row["balance_after"] + 1
+            yield row | {name: wrong[name]} if row["kind"] == "cancel" else row
+
+    monkeypatch.setattr(projections, "history_rows", mistaken)
+    found = next(found for seed in PLAYED if (found := compared(scenario(seed, LENGTH))))
+    assert found.sort == "the history of"
+
+
+def test_balances_in_the_past_are_compared(monkeypatch: pytest.MonkeyPatch) -> None:
+    as_of = projections.balance_as_of
+
+    def now(rulebook: Rulebook, history: Any, member: Account, at: int) -> Any:
+        return as_of(rulebook, history, member, at + DAY)
+
+    monkeypatch.setattr(projections, "balance_as_of", now)
+    found = next(found for seed in PLAYED if (found := compared(scenario(seed, LENGTH))))
+    assert found.sort.startswith("what had:")
 
 
 def test_a_scenario_is_the_same_for_the_same_seed() -> None:

@@ -333,3 +333,14 @@ def test_what_the_other_lost_before_a_merge_is_no_excuse(
     shop.do("merge", member_id="ann", into_member_id="bob", key="merge")
     back = shop.refund("ann", "r")
     assert (back["points"], back["expired_points"], back["debt"]) == (7, 0, 7)
+
+
+def test_the_history_shows_a_command_that_moved_nothing_after_points_had_expired(
+    open_shop: Callable[..., Shop],
+) -> None:
+    shop = open_shop(expiry=[{"after": "P1M"}])
+    shop.buy("order", 700)
+    shop.now += 40 * DAY
+    shop.do("block", member_id="ann")
+    rows = shop.product.history("ann", shop.now)
+    assert rows == [["enrol", 0, 0], ["award", 7, 7], ["expire", -7], ["block", 0, 0]]

@@ -57,9 +57,9 @@ SDK = {"boto3", "botocore", "mypy_boto3_dynamodb", "mypy_boto3_sqs"}
 
 OFFLINE = {
     "__future__", "aws_lambda_powertools", "aws_lambda_powertools.metrics", "base64", "binascii",
-    "calendar", "collections", "collections.abc", "contextlib", "contextvars", "dataclasses",
-    "datetime", "fractions", "functools", "gzip", "hashlib", "hmac", "html", "io", "itertools",
-    "json", "math", "operator", "os", "pathlib", "pydantic", "pydantic_core", "random", "re",
+    "abc", "bisect", "calendar", "collections", "collections.abc", "contextlib", "contextvars", "dataclasses",
+    "datetime", "fractions", "functools", "gzip", "hashlib", "heapq", "hmac", "html", "io", "itertools",
+    "json", "math", "operator", "os", "pathlib", "pydantic", "pydantic_core", "random", "re", "secrets",
     "segno", "time", "types", "typing", "unicodedata", "urllib.parse", "uuid",
     "xml.sax.saxutils", "zoneinfo",
 }  # fmt: skip

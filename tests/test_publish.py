@@ -226,7 +226,7 @@ def test_every_entry_of_a_batch_is_told(bus: Bus) -> None:
 
 def test_what_the_bus_did_not_take_comes_again_with_all_after_it(bus: Bus) -> None:
     records = batch()
-    bus.fails_at = 3
+    bus.fails_at = 2
     answer = publish.handler({"Records": records}, None)
     assert answer == {"batchItemFailures": [{"itemIdentifier": "2"}]}
     publish.handler({"Records": records[2:]}, None)

@@ -91,6 +91,47 @@ def rule(rule_id: str, earn: Fields, **fields: Any) -> Fields:
 EURO = rule("buy", {"points": 1, "per_amount": 100})
 
 
+# --- looking back ---
+
+
+def test_the_history_tells_what_was_done_and_what_was_lost_between() -> None:
+    shop = Shop(expiry=[{"after": "P1M"}])
+    shop.buy(700)
+    shop.spend(2)
+    shop.now = at("2026-05-01T12:00")
+    shop.do("block", member_id="ann")
+    shop.do("block", member_id="ann")
+    assert shop.model.history("ann") == [
+        ["enrol", 0, 0],
+        ["award", 7, 7],
+        ["redeem", -2, 5],
+        ["expire", -5, 0],
+        ["block", 0, 0],
+    ]
+
+
+def test_a_balance_in_the_past_is_that_of_the_last_command_until_then() -> None:
+    shop = Shop(expiry=[{"after": "P1M"}])
+    shop.buy(700)
+    bought = shop.now
+    shop.now += 1
+    shop.spend(2)
+    shop.enrol("bob")
+    shop.now += 1
+    shop.do("merge", key="m", member_id="ann", into_member_id="bob")
+    assert [
+        (shop.model.view_as_of(name, then) or {}).get("available")
+        for name, then in [
+            ("ann", bought),
+            ("ann", bought + 1),
+            ("ann", shop.now),
+            ("bob", bought),
+            ("bob", bought + 1),
+            ("ann", at("2026-04-10T12:00")),
+        ]
+    ] == [7, 5, 5, None, 0, 0]
+
+
 # --- arithmetic ---
 
 

@@ -225,10 +225,10 @@ def _problems(route: Route) -> dict[int, list[str]]:
     codes = ["invalid_query", "internal_error", "unavailable", *route.problems]
     if route.roles:
         codes += ["forbidden", "program_not_found"]
-    if route.body is not None or route.raw_document:
+    if route.method != "GET":
         codes += ["invalid_json", "body_too_large"]
-    if route.body is not None:
-        codes.append("invalid_body")
+        if not route.raw_document:
+            codes.append("invalid_body")
     if route.key != "no":
         codes.append("idempotency_key_invalid")
     if route.key == "required":

@@ -306,8 +306,8 @@ class Balance(TypedDict):
 
 
 class HistoryRow(TypedDict):
-    """One posting of an entry; postings of one entry share `seq`. `explanation_left_out` as of an
-    award."""
+    """One posting of an entry, or a command that moved nothing; rows of one entry share `seq`.
+    `explanation_left_out` as of an award."""
 
     entry_id: str
     seq: int
@@ -703,12 +703,14 @@ _MANY = ("enrol", "expire")
 
 
 def history_rows(rulebook: Rulebook, entry: Entry) -> Iterator[HistoryRow]:
-    """The entry's rows as history shows them, newest first: one for each posting, or one for an
-    entry that moved nothing."""
+    """The entry's rows as history shows them, newest first: one for each posting, and one for a
+    command that moved nothing, whatever fell due before it."""
     zone = rulebook.program.zone
     balance_after = entry.balance
-    for posting in reversed(entry.postings or (Posting(entry.kind, 0),)):
-        is_own = not entry.postings or posting in entry.own_postings
+    own = entry.own_postings or (Posting(entry.kind, 0),)
+    postings = entry.postings if entry.own_postings else (*entry.postings, *own)
+    for posting in reversed(postings):
+        is_own = posting in own
         # A refund that waited for its event is one, though it stands in the event's entry.
         names_itself = entry.kind in _MANY or posting.kind == "reverse"
         row: HistoryRow = {
