@@ -193,11 +193,17 @@ def _rows(rows: list[Told]) -> list[list[Any]]:
     return joined(found)
 
 
+FEASTS: Final = {"birthday", "anniversary"}
+
+
 def joined(rows: Iterable[list[Any]]) -> list[list[Any]]:
-    """What is lost in a row as one row."""
+    """What is lost in a row as one row, and a birthday with the anniversary that is paid beside it:
+    no document says which comes first."""
     found: list[list[Any]] = []
     for kind, points, *rest in rows:
-        if kind != "expire":
+        if found and {kind, found[-1][0]} == FEASTS:
+            found[-1] = ["birthday and anniversary", found[-1][1] + points, *rest]
+        elif kind != "expire":
             found.append([kind, points, *rest])
         elif points and found and found[-1][0] == kind:
             found[-1] = [kind, found[-1][1] + points]

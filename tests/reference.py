@@ -143,8 +143,9 @@ R49 Who asks is no part of a command: the same one of another person under its k
 R50 Which version counts the clock of the server says, also where it is slow. What falls due in the
     reign of a version falls due by its terms.
 
-R51 In the history of who brought a member the referral stands also where it gives nothing, and so
-    does its end. What is so already leaves no row; a refund that waits none before its event.
+R51 A budget that cut what a referral gives to either is told with the award. In the history of who
+    brought a member the referral stands also where it gives nothing, and so does its end. What is
+    so already leaves no row; a refund that waits leaves none before its event.
 
 Not modelled: signatures of codes, rotating and one-time codes, 1 March birthdays, too_many_points,
 account_too_large, entries as they are stored, hashes, notices.
@@ -1855,10 +1856,11 @@ class Model:
             referrer = work.member(member["referred_by"])
         except RefusedError:
             return
+        if referrer is member:
+            return
         work.kinds[referrer["member_id"]] = None  # nothing, if it is not paid
         if (
-            referrer is member
-            or referrer["status"] == "closed"
+            referrer["status"] == "closed"
             or self.resolved(referrer["referred_by"]) == member["member_id"]
         ):
             return
@@ -1872,6 +1874,9 @@ class Model:
             if who is None or not count:
                 continue
             if left is not None:
+                budget = {"limit": "program:budget"}
+                if count > left and budget not in answer["limited_by"]:
+                    answer["limited_by"].append(budget)
                 count = min(count, left)
                 left -= count
             if not count and who is referrer:
@@ -1910,9 +1915,6 @@ class Model:
             if who is member and self.readings["REFERRAL_IN_AWARD"]:
                 answer["points"] += count
                 answer["desired_points"] += referral[field]
-                budget = {"limit": "program:budget"}
-                if count < referral[field] and budget not in answer["limited_by"]:
-                    answer["limited_by"] = [*answer["limited_by"], budget]
                 if start is not None and start > today:
                     answer["pending_points"] += count
                 merged = [dict(one) for one in answer["lots"]] + as_lots(fresh)

@@ -56,12 +56,12 @@ BESIDE = {
 SDK = {"boto3", "botocore", "mypy_boto3_dynamodb", "mypy_boto3_sqs"}
 
 OFFLINE = {
-    "__future__", "aws_lambda_powertools", "aws_lambda_powertools.metrics", "base64", "binascii",
-    "abc", "bisect", "calendar", "collections", "collections.abc", "contextlib", "contextvars", "dataclasses",
-    "datetime", "fractions", "functools", "gzip", "hashlib", "heapq", "hmac", "html", "io", "itertools",
-    "json", "math", "operator", "os", "pathlib", "pydantic", "pydantic_core", "random", "re", "secrets",
-    "segno", "time", "types", "typing", "unicodedata", "urllib.parse", "uuid",
-    "xml.sax.saxutils", "zoneinfo",
+    "__future__", "abc", "aws_lambda_powertools", "aws_lambda_powertools.metrics", "base64",
+    "binascii", "bisect", "calendar", "collections", "collections.abc", "contextlib", "contextvars",
+    "dataclasses", "datetime", "fractions", "functools", "gzip", "hashlib", "heapq", "hmac", "html",
+    "io", "itertools", "json", "math", "operator", "os", "pathlib", "pydantic", "pydantic_core",
+    "random", "re", "secrets", "segno", "time", "types", "typing", "unicodedata", "urllib.parse",
+    "uuid", "xml.sax.saxutils", "zoneinfo",
 }  # fmt: skip
 """Modules from elsewhere that connect to nothing, whatever they are given. Connections are made by
 the SDK alone, and to AWS alone."""
