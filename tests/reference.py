@@ -628,7 +628,7 @@ class Work:
             kind = self.kinds.get(member["member_id"], self.kind)
             if kind == "expire":
                 lose_row(member, member["lost"] - member["begun"][1])
-            elif kind:
+            else:
                 end_row(member, kind)
             self.model.members[member["member_id"]] = member
             self.model.past.setdefault(member["member_id"], []).append(member)
@@ -1858,11 +1858,11 @@ class Model:
             return
         if referrer is member:
             return
-        work.kinds[referrer["member_id"]] = None  # nothing, if it is not paid
         if (
             referrer["status"] == "closed"
             or self.resolved(referrer["referred_by"]) == member["member_id"]
         ):
+            del work.members[referrer["member_id"]]
             return
         member["log"].insert(0, {"kind": "referred", "on": event["on"]})
         work.kinds[referrer["member_id"]] = REFERRAL
