@@ -473,7 +473,7 @@ def test_who_is_no_member_may_sign_in_as_somebody_else(
     world.answers = [problem(409, code)]
     phone.goto(world.code_url)
     tap(phone)
-    tap(phone, "Sign in with another account")
+    tap(phone, "Use another account")
     phone.get_by_role("link", name="Continue as Lea").click()
     says(phone, "+10 beans")
     refused, done = world.posts

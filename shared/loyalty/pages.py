@@ -136,7 +136,7 @@ WORDS: Mapping[str, Mapping[str, str]] = {
         "member_not_found_text": "Ask at the counter how to join.",
         "member_closed": "Your membership has ended",
         "member_closed_text": "Ask at the counter how to join again.",
-        "other_account": "Sign in with another account",
+        "other_account": "Use another account",
         "location_closed": "We’re closed right now",
         "location_closed_text": "Check in while the shop is open. See you soon!",
         "nothing_earned": "No {points} this time",
