@@ -140,7 +140,8 @@ R48 The policies for shortfall, expiry and pending are those of the version in f
 
 R49 Who asks is no part of a command: the same one of another person under its key is its repeat.
 
-R50 Which version counts the clock of the server says, also where it is slow. What falls due in the
+R50 Who only brought the member, or whose redemption paid, has a time of its own in a command.
+    Which version counts the clock of the server says, also where it is slow. What falls due in the
     reign of a version falls due by its terms.
 
 R51 A budget that cut what a referral gives to either is told with the award. In the history of who
@@ -596,13 +597,14 @@ class Work:
 
     def __init__(self, model, now):
         self.model = model
-        self.now = now
+        self.clock = self.now = now
         self.members = {}
+        self.apart = set()  # those whose time is their own
         self.kind = "expire"  # that of the entries; "expire": of what falls due by itself
         self.kinds = {}  # of some members another one
         self.adding = []  # what else is to be done on success
 
-    def member(self, member_id):
+    def member(self, member_id, *, apart=False):
         model = self.model
         member_id = model.resolved(member_id)
         if member_id in self.members:
@@ -612,19 +614,24 @@ class Work:
         if model.members[member_id]["status"] == "erased":
             raise RefusedError("member_erased")
         member = copied(model.members[member_id])
-        self.now = max(self.now, member["recorded"])
+        if apart:
+            self.apart.add(member_id)
+            now = max(self.clock, member["recorded"])
+        else:
+            now = self.now = max(self.now, member["recorded"])
         lost = member["lost"]
-        model.advance(member, self.now)
+        model.advance(member, now)
         lose_row(member, member["lost"] - lost)
         begin_row(member)
-        member["recorded"] = self.now
+        member["recorded"] = now
         self.members[member_id] = member
         return member
 
     def commit(self):
         for member in self.members.values():
-            self.model.advance(member, self.now)
-            member["recorded"] = self.now
+            if member["member_id"] not in self.apart:
+                self.model.advance(member, self.now)
+                member["recorded"] = self.now
             kind = self.kinds.get(member["member_id"], self.kind)
             if kind == "expire":
                 lose_row(member, member["lost"] - member["begun"][1])
@@ -1853,7 +1860,7 @@ class Model:
             left = self.budget_left(self.program["budget"], self.drawn("program"))
             left = max(0, left - award["drawn"].get("program", 0))
         try:
-            referrer = work.member(member["referred_by"])
+            referrer = work.member(member["referred_by"], apart=True)
         except RefusedError:
             return
         if referrer is member:
@@ -2319,7 +2326,7 @@ class Model:
                 else:
                     theirs.append((member_id, count, gave))
             if self.members[self.resolved(referral["witness"])]["status"] != "erased":
-                work.member(referral["witness"])
+                work.member(referral["witness"], apart=True)
         # A refund that waited finds only what the award itself gave.
         parts = [part for part in record["gave"] if not (fitting and part["beside"])]
         taken = self.take_back(member, parts, fact["points"] - sum(n for n, _ in beside))
@@ -2336,7 +2343,7 @@ class Model:
         self.lower(member, was, self.day(work.now))
         for member_id, count, gave in theirs:
             try:
-                other = work.member(member_id)
+                other = work.member(member_id, apart=True)
             except RefusedError:
                 continue
             lost = self.take_back(other, gave, count)
