@@ -630,8 +630,8 @@ class Work:
     def commit(self):
         for member in self.members.values():
             if member["member_id"] not in self.apart:
-                self.model.advance(member, self.now)
                 member["recorded"] = self.now
+            self.model.advance(member, member["recorded"])
             kind = self.kinds.get(member["member_id"], self.kind)
             if kind == "expire":
                 lose_row(member, member["lost"] - member["begun"][1])
