@@ -77,22 +77,6 @@ def tree(path: Path) -> ast.Module:
     return ast.parse(path.read_text("utf-8"), path.name)
 
 
-def imported(path: Path) -> set[str]:
-    """Every module that is imported, anywhere in the file, as `a.b.c`."""
-    names: set[str] = set()
-    for node in ast.walk(tree(path)):
-        match node:
-            case ast.Import():
-                names |= {alias.name for alias in node.names}
-            case ast.ImportFrom(module=module, level=level):
-                assert level == 0, f"{path.name}: imports are absolute"
-                assert module is not None
-                # `from loyalty import store` names a module, `from loyalty.store import Store` not.
-                names |= {f"{module}.{alias.name}" for alias in node.names}
-                names.add(module)
-    return names
-
-
 def modules(path: Path) -> set[str]:
     """The modules that are imported, or out of which something is."""
     names: set[str] = set()
@@ -102,6 +86,19 @@ def modules(path: Path) -> set[str]:
                 names |= {alias.name for alias in node.names}
             case ast.ImportFrom(module=str(module)):
                 names.add(module)
+    return names
+
+
+def imported(path: Path) -> set[str]:
+    """Every module that is imported, anywhere in the file, as `a.b.c`."""
+    names = modules(path)
+    for node in ast.walk(tree(path)):
+        match node:
+            case ast.ImportFrom(module=module, names=aliases, level=level):
+                assert level == 0, f"{path.name}: imports are absolute"
+                assert module is not None
+                # `from loyalty import store` names a module, `from loyalty.store import Store` not.
+                names |= {f"{module}.{alias.name}" for alias in aliases}
     return names
 
 
