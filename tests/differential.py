@@ -701,6 +701,8 @@ def _looking_back(
 
 ALONE: Final = ("publish", "sweep")
 """What no client does."""
+KEYLESS: Final = ("complete_profile", "set_birthday", "set_groups")
+"""Changes of a profile."""
 TRIES: Final = 2000
 """A client that is answered with 503 gives up after so many: no storm asks for half of them."""
 AT_ONCE: Final = 3
@@ -722,7 +724,10 @@ def _groups(play: Scenario, dice: Dice) -> Iterator[list[Command | int]]:
             command["key"] = f"use {len(group)} at {now}"
         # Of two refunds of one event that wait for it no answer tells which one came first.
         refunds = [c["event_id"] for c in (*group[1:], command) if c["kind"] == "reversal"]
-        alone = command["kind"] in ALONE or len(set(refunds)) < len(refunds)
+        # A change of a profile has no key: one that a merge overtook comes again as another.
+        kinds = {c["kind"] for c in (*group[1:], command)}
+        apart = "merge" in kinds and not kinds.isdisjoint(KEYLESS)
+        alone = command["kind"] in ALONE or apart or len(set(refunds)) < len(refunds)
         if group and (alone or len(group) > AT_ONCE or dice.often(40)):
             yield group
             group = []
