@@ -69,7 +69,7 @@ def _awarded(request: Request, event: Event) -> Committed:
 
     def decide(known: Known) -> Decision:
         # Another refund that comes meanwhile takes the key that this award closes.
-        waiting = store().standing(program_id, partition)[1]
+        waiting = store().under(program_id, partition)[1]
         paid = _paid(request, event.purchase.redemption_ids if event.purchase else ())
         return earning.award(rulebook, known, behind, event, request.now, waiting, paid)
 
@@ -98,7 +98,7 @@ def reverse(request: Request, command: Reversal) -> Response:
     partition = event_partition(command.event_id)
     # Whoever loses a turn loses it to another refund, which is one nearer to the limit.
     for _ in range(WAITING_REFUNDS + 1):
-        entries, waiting = store().standing(program_id, partition)
+        entries, waiting = store().under(program_id, partition)
         known = _acknowledged(request, command, waiting)
         if known is not None:
             return known
@@ -170,4 +170,4 @@ def _paid(request: Request, redemption_ids: Iterable[str]) -> list[Spending]:
 
 
 def _entries_under(request: Request, partition: str) -> list[Entry]:
-    return store().standing(request.program_id, partition)[0]
+    return store().under(request.program_id, partition)[0]

@@ -180,4 +180,4 @@ def _redemption(request: Request) -> Entry:
 
 def _entries(request: Request, first: Entry) -> list[Entry]:
     """All that stands under the redemption's key, the redemption first."""
-    return store().standing(request.program_id, first.partition)[0]
+    return store().under(request.program_id, first.partition)[0]

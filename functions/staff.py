@@ -312,7 +312,7 @@ def approve(request: Request) -> Response:
 def _waiting(request: Request) -> Waiting:
     """What the ledger holds of the proposal; Refusal `adjustment_not_found`."""
     partition = adjusting.adjustment_partition(request.path["adjustment_id"])
-    waiting = store().standing(request.program_id, partition)[1] if partition else []
+    waiting = store().under(request.program_id, partition)[1] if partition else []
     for found in waiting:
         if found.proposal is not None:
             return found

@@ -137,14 +137,19 @@ def _conclude(run: dict[str, Any], tallies: Tallies, before: Budgets) -> None:
 
 
 def _keep(partition: str, fields: dict[str, Any]) -> bool:
-    """Put the result of a run in the place of the last one's; False where it stands there."""
-    seen = store().record(partition, "last")
-    if seen is None:
-        return store().create_record(Record(partition, "last", {**fields, "revision": 1}))
-    if seen["run"] == fields["run"]:
-        return False
-    record = Record(partition, "last", {**fields, "revision": seen["revision"] + 1})
-    return store().replace_record(record, seen=seen)
+    """Put the result of a run in the place of the last one's; False where it, or that of a later
+    run, stands there."""
+    while True:
+        seen = store().record(partition, "last")
+        if seen is None:
+            if store().create_record(Record(partition, "last", {**fields, "revision": 1})):
+                return True
+        elif seen["run"] >= fields["run"]:
+            return False
+        else:
+            record = Record(partition, "last", {**fields, "revision": seen["revision"] + 1})
+            if store().replace_record(record, seen=seen):
+                return True
 
 
 # Pages
@@ -341,7 +346,7 @@ def _most(program_id: str) -> dict[str, int]:
 
 def _standing(program_id: str, name: str) -> tuple[int, int]:
     """(Points given, points left) of a budget, or pieces of a stock."""
-    return store().budget_standing(program_id, name) or (0, 0)
+    return store().budget(program_id, name) or (0, 0)
 
 
 def conclusions(tallies: Tallies, before: Budgets) -> Tallies:

@@ -526,7 +526,7 @@ def test_everything_is_written_off(office: Office) -> None:
     assert (ana.status, ana.groups, ana.birthday, ana.tier) == ("erased", (), 0, "")
     # The piece that was held is there for others.
     assert workers.left(stock_id("mug")) == 3
-    [entry] = edge.store().standing("shop", "x#ana")[0]
+    [entry] = edge.store().under("shop", "x#ana")[0]
     assert (entry.kind, entry.points) == ("erase", -150)
 
 

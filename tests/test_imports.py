@@ -33,8 +33,10 @@ LAYERS = (
 BESIDE = {
     # How things are written to the tables knows the nouns, and nothing that decides.
     "wire": {"dates", "model"},
+    "contention": set(),
     "store": {
         "dates", "model", "program", "validation", "rules", "codes", "decisions", "wire", "budgets",
+        "contention",
     },
     "pages": {"program"},
     "poster": {"program", "pages"},

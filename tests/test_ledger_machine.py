@@ -422,7 +422,7 @@ class LedgerMachine(RuleBasedStateMachine):
         refund = Reversal(event_id=event.partition.partition("#")[2], refund_id=key)
 
         def decide(known: Known) -> Decision:
-            entries, _ = self.store.standing(self.program_id, event.partition)
+            entries, _ = self.store.under(self.program_id, event.partition)
             given = refunds.Given.by(self.rulebook, entries[0])
             return refunds.reverse(
                 self.rulebook, given, known, guard, entries, refund, (), self.now

@@ -264,7 +264,7 @@ def test_a_merge_moves_everything_with_its_dates(life: Life) -> None:
         assert (ben.available, ben.pending, ben.debt, ben.due_on) == (0, (), 0, None)
         assert (ben.status, ben.merged_into) == ("merged", "ana")
         assert (ben.lifetime, ana.lifetime) == (0, 100)
-        first, second = edge.store().standing("shop", "k#one")[0]
+        first, second = edge.store().under("shop", "k#one")[0]
         assert {e.sort: (e.member_id, e.kind) for e in (first, second)} == {
             "0": ("ana", "merge"),
             "from": ("ben", "merge"),

@@ -18,6 +18,7 @@ from hypothesis import strategies as st
 
 from loyalty import edge
 from loyalty.codes import referral_code
+from loyalty.contention import ATTEMPTS, CROWDED_SECONDS, PATIENCE_SECONDS
 from loyalty.dates import Per, milliseconds
 from loyalty.limits import token
 from loyalty.model import (
@@ -32,7 +33,7 @@ from loyalty.model import (
     Posting,
     Refusal,
 )
-from loyalty.store import ACCOUNT_BYTES, ATTEMPTS, CROWDED_SECONDS, PATIENCE_SECONDS, in_force
+from loyalty.store import ACCOUNT_BYTES, in_force
 from loyalty.wire import Item, account_item, account_of, entry_item, entry_of, item_hash
 from tests import workers
 from tests.faults import Faults, asked_of, cancelled
@@ -720,7 +721,7 @@ def test_what_fell_due_before_a_command_stands_in_its_entry_as_a_row_of_its_own(
 def test_every_entry_under_a_key_is_found_beside_the_award() -> None:
     done(workers.purchase("order-1", "ana", 1000))
     done(workers.reverse("order-1", "return-1"))
-    found, waiting = edge.store().standing("shop", "e#order-1")
+    found, waiting = edge.store().under("shop", "e#order-1")
     assert waiting == []
     assert [(entry.sort, entry.kind) for entry in found] == [
         ("0", "award"),

@@ -229,6 +229,19 @@ def test_a_schedule_that_fires_twice_reads_the_ledger_once(filled: House) -> Non
         assert result() == found
 
 
+def test_a_run_that_ends_late_does_not_take_the_place_of_a_later_one(filled: House) -> None:
+    late, early = Scheduled(), Scheduled()
+    with filled.on(365):
+        late.begin("2026-03-03T03:23:00Z")
+        early.begin("2026-03-04T03:23:00Z")
+    with filled.on(366):
+        early.finish()
+        told = result()
+    with filled.on(367):
+        late.finish()
+        assert result() == told
+
+
 def test_of_two_that_read_one_part_one_stops_and_looks_again_later(
     filled: House, monkeypatch: pytest.MonkeyPatch
 ) -> None:

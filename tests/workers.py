@@ -555,7 +555,7 @@ def come_often(client: Any, tables: Tables, member_id: str, entries: int) -> Acc
 
 def left(name: str = "program") -> int | None:
     """What the shop's budget or stock of that name has left; None where it was never drawn on."""
-    standing = edge.store().budget_standing("shop", name)
+    standing = edge.store().budget("shop", name)
     return None if standing is None else standing[1]
 
 

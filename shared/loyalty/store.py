@@ -24,6 +24,7 @@ from botocore.session import Session
 
 from loyalty.budgets import SHARDS, SLOTS, Pool, allocate, rebalanced, slot
 from loyalty.codes import Secrets
+from loyalty.contention import ATTEMPTS, Contention, Race
 from loyalty.decisions import Decision, Guard, Record, stock_id
 from loyalty.model import (
     Account,
@@ -59,28 +60,6 @@ from loyalty.wire import (
 if TYPE_CHECKING:
     from mypy_boto3_dynamodb import DynamoDBClient
 
-ATTEMPTS: Final = 8
-"""Transactions one command may send before it is shed with 503."""
-PATIENCE_SECONDS: Final = 1.5
-"""No new attempt is begun later than this, so that a command that meets too many others is shed
-within 2 seconds."""
-BACKOFF_SECONDS: Final = 0.008
-"""First pause at most, doubled each time, with full jitter: about a transaction's own latency."""
-CROWD: Final = 12
-"""Who lost a race for a member pauses for up to so many times what its transaction took, doubled
-each time: room for as many others. Measured against 64 writers: docs/benchmarks.md."""
-LONGEST_SECONDS: Final = 0.8
-"""No pause is longer."""
-LAST_SECONDS: Final = 0.05
-"""A pause that ends too late ends when patience does, where so much of that is left."""
-YIELDING_SECONDS: Final = 0.7
-"""For so long a command lets others go first where they keep coming; reads cost a twentieth of a
-transaction that fails."""
-CROWDED_SECONDS: Final = 1.0
-"""For so long after a lost race a process pauses before it turns to the same member again: it may
-be its own next command that others cannot get in between."""
-CROWDED_MEMBERS: Final = 1000
-"""More of them are not remembered."""
 LOOKS: Final = 24
 """How often a decision may ask for more to be read. Where nothing moves meanwhile none asks more
 than 15 times, whatever the program and the data: an award for which refunds were waiting, late for
@@ -206,6 +185,18 @@ class _Sight:
     pools: dict[str, Pool] = field(default_factory=dict)
     certain: bool = False
 
+    def moved(self, by: _Moved) -> None:
+        """See what a transaction that failed saw; nothing that was read before is believed."""
+        accounts = self.known.accounts
+        # Only a failed transaction that saw the key free, and these accounts at that moment,
+        # leaves nothing open: an answer that was lost may have been an effect.
+        self.certain = by.key_was_free and len(by.accounts) == len(accounts)
+        self.pools.clear()
+        if by.accounts:
+            self.known = Known({**accounts, **by.accounts})
+        else:
+            self.known = replace(self.known, profiles={})
+
 
 type Decide = Callable[[Known], Decision]
 """The pure decision of a command on what is known."""
@@ -297,12 +288,11 @@ class Store:
         self._accounts = accounts
         self._ledger = ledger
         self._records = records
-        self._sleep = sleep
         self._monotonic = monotonic
         self._jitter = jitter
+        self._contention = Contention(sleep, monotonic, jitter)
         self._versions: dict[str, tuple[float, tuple[Version, ...]]] = {}
         self._rulebooks: dict[tuple[str, int], Rulebook] = {}
-        self._crowds: dict[tuple[str, str], tuple[float, float]] = {}
         self._reigns: dict[tuple[str, int], list[tuple[int, int]]] = {}
         self._published = 0
 
@@ -354,7 +344,7 @@ class Store:
         item = self._get(self._ledger, entry_key(program_id, partition, sort), consistent=True)
         return None if item is None else _stands(item)
 
-    def standing(self, program_id: str, partition: str) -> tuple[list[Entry], list[Waiting]]:
+    def under(self, program_id: str, partition: str) -> tuple[list[Entry], list[Waiting]]:
         """All that stands under one key, strongly consistent: entries, such as an award and its
         refunds, by their sort key, and what waits there, in the order it came."""
         items = self._partition(self._ledger, f"{program_id}#{partition}")
@@ -393,7 +383,7 @@ class Store:
 
     def rest(self, attempt: int) -> None:
         """Pause before what is tried again."""
-        self._sleep(self._jitter() * BACKOFF_SECONDS * 2 ** (attempt + 1))
+        self._contention.rest(attempt)
 
     def newest_entries(
         self, program_id: str, member_id: str, *, at_once: int, before: int | None = None
@@ -865,17 +855,13 @@ class Store:
         reads: bool = False,
     ) -> Committed | Proposed:
         """As `commit`, for a command of which the decision may be that it waits for somebody."""
-        begun = self._monotonic()
-        self._let_others_in(program_id, members, begun)
+        race = self._contention.race([(program_id, member_id) for member_id in members])
         sight = _Sight(Known(self.followed(program_id, members)))
-        sent = 0
-        crowd = 0.0
-        met_others = True  # who sends nothing has been refused on an account that moved each time
-        for attempt in range(ATTEMPTS):
+        while race.goes_on():
             try:
                 decision = self._decided(program_id, decide, sight)
                 # What the winner's account forbids is refused without a pause.
-                if crowd and self._others_came(program_id, sight, begun, crowd):
+                if race.crowded and self._others_came(program_id, sight, race):
                     decision = self._decided(program_id, decide, sight)
                 accounts = sight.known.accounts
                 sealed = [_sealed(entry, accounts[entry.member_id]) for entry in decision.entries]
@@ -885,7 +871,7 @@ class Store:
                     raise
                 # No refusal on an eventual read: look again, at the key first.
                 if (before := self._found(program_id, guard.partition, guard.sort)) is not None:
-                    return replayed(before, guard, sent)
+                    return replayed(before, guard, race.sent)
                 seen = sight.known.accounts
                 fresh = self.followed(program_id, seen, consistent=True)
                 if fresh == seen:
@@ -895,58 +881,22 @@ class Store:
             if len(requests) > TRANSACTION_ITEMS:
                 self._gather(program_id, sight, decision, len(requests) - TRANSACTION_ITEMS)
                 continue
-            sent += 1
-            asked = self._monotonic()
-            outcome = self._transact(requests, owners)
+            outcome = race.send(partial(self._transact, requests, owners))
             if outcome is None and decision.waits is not None:
-                return Proposed(decision.waits, False, sent)
+                return Proposed(decision.waits, False, race.sent)
             if outcome is None:
-                return Committed(sealed[0], False, sent)
+                return Committed(sealed[0], False, race.sent)
             if not isinstance(outcome, _Moved):
-                return replayed(outcome, guard, sent)
-            took = self._monotonic() - asked
-            sight.pools.clear()
-            # Only a failed transaction that saw the key free, and these accounts at that moment,
-            # leaves nothing open: an answer that was lost may have been an effect.
-            sight.certain = outcome.key_was_free and len(outcome.accounts) == len(accounts)
-            sight.known = replace(sight.known, profiles={})
-            crowd, met_others = 0.0, outcome.met_others
+                return replayed(outcome, guard, race.sent)
+            sight.moved(outcome)
             if outcome.accounts:
-                sight.known = Known({**accounts, **outcome.accounts})
-                crowd = took * CROWD * 2**attempt
-                self._remember_crowd(program_id, outcome.accounts, took * CROWD)
-            elif attempt + 1 == ATTEMPTS or not self._paused(begun, BACKOFF_SECONDS * 2**attempt):
-                break
-        gave_up = Unavailable if met_others else Unanswered
-        raise gave_up(f"after {sent} transactions")
+                race.lost([(program_id, member_id) for member_id in outcome.accounts])
+            else:
+                race.failed(met_others=outcome.met_others)
+        gave_up = Unavailable if race.met_others else Unanswered
+        raise gave_up(f"after {race.sent} transactions")
 
-    def _paused(self, begun: float, window: float) -> bool:
-        """Pause up to so many seconds; False where no attempt may be begun after it."""
-        pause = self._jitter() * min(window, LONGEST_SECONDS)
-        left = PATIENCE_SECONDS - (self._monotonic() - begun)
-        if left < min(pause, LAST_SECONDS):
-            return False
-        self._sleep(min(pause, left))
-        return True
-
-    def _let_others_in(self, program_id: str, members: Sequence[str], now: float) -> None:
-        """Pause before the first look at a member for whom this process has just lost a race."""
-        window = 0.0
-        for member_id in members:
-            until, crowd = self._crowds.get((program_id, member_id), (now, 0.0))
-            if until > now:
-                window = max(window, crowd)
-        if window:
-            self._sleep(self._jitter() * min(window, LONGEST_SECONDS / 2))
-
-    def _remember_crowd(self, program_id: str, members: Iterable[str], window: float) -> None:
-        if len(self._crowds) >= CROWDED_MEMBERS:
-            self._crowds.clear()
-        until = self._monotonic() + CROWDED_SECONDS
-        for member_id in members:
-            self._crowds[program_id, member_id] = until, window
-
-    def _others_came(self, program_id: str, sight: "_Sight", begun: float, window: float) -> bool:
+    def _others_came(self, program_id: str, sight: "_Sight", race: Race) -> bool:
         """Pause after a lost race and look at the accounts again, for a while as long as others
         keep writing; whether any did.
 
@@ -954,16 +904,15 @@ class Store:
         moved during the pause could only fail again.
         """
         came = False
-        while True:
-            if not self._paused(begun, window):
-                raise Unavailable("too many write to this member")
+        while race.others_first():
             seen = sight.known.accounts
             fresh = {m: _newer(a, self.account(program_id, m)) for m, a in seen.items()}
             others = sum(_seq(fresh[m]) - _seq(account) for m, account in seen.items())
             if others:
                 came, sight.known, sight.certain = True, Known(fresh), False
-            if others < 2 or self._monotonic() - begun > YIELDING_SECONDS:
+            if others < 2 or not race.yields():
                 return came
+        raise Unavailable("too many write to this member")
 
     def foresee(self, program_id: str, known: Known, decide: Decide) -> Decision:
         """What would be decided on what is known: the same reads on the way, nothing written."""
@@ -981,7 +930,7 @@ class Store:
             except NeedsBudgets as need:
                 left = {}
                 for name, total in need.totals.items():
-                    left[name] = self._standing_at(program_id, name, total, need.version)
+                    left[name] = self._left_at(program_id, name, total, need.version)
                     if left[name] < 1:
                         lapsed = self.lapsed(program_id, name, now)
                         # What its own member's holds give back the projection knows by itself.
@@ -1144,7 +1093,7 @@ class Store:
 
     # Budgets
 
-    def budget_standing(self, program_id: str, name: str) -> tuple[int, int] | None:
+    def budget(self, program_id: str, name: str) -> tuple[int, int] | None:
         """(Points given so far, points left) of a budget; None for one that was never drawn on.
         Less than nothing is left where its total was lowered below what was given."""
         shards = self._shards(program_id, name)
@@ -1153,7 +1102,7 @@ class Store:
         left = sum(int(shard["left"]) for shard in shards)
         return int(shards[0]["total"]) - left, left
 
-    def _standing_at(self, program_id: str, name: str, total: int, version: int) -> int:
+    def _left_at(self, program_id: str, name: str, total: int, version: int) -> int:
         """What the budget has left once it has this total, as that version sets it."""
         shards = self._shards(program_id, name)
         if not shards:
