@@ -24,6 +24,7 @@ from concurrent.futures import ProcessPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, field, fields, replace
 from datetime import UTC, datetime, timedelta
+from fractions import Fraction
 from functools import partial
 from itertools import groupby, permutations
 from operator import itemgetter
@@ -355,7 +356,11 @@ def told(kind: str, answer: Any) -> Told:
     if kind == "award":
         found.setdefault("reversed_points", 0)
     if "explanation" in found:
-        found["explanation"] = _explained(found["explanation"])
+        rows = [
+            {**row, "factors": [_told_factor(factor) for factor in row["factors"]]}
+            for row in found["explanation"]
+        ]
+        found["explanation"] = _explained(rows)
     for name in ("held_until", "next_allowed_at"):
         if name in found:
             found[name] = _milliseconds(found[name])
@@ -437,11 +442,31 @@ def _limit(shown: Told) -> Told:
             return {"limit": name, "points": shown["points"], "over": shown["over"]}
 
 
-def _explained(rows: list[Told]) -> list[list[Any]]:
-    """The points of what gave any."""
-    return sorted(
-        [row.get("rule_id", row.get("offer_id")), row["points"]] for row in rows if row["points"]
-    )
+def _explained(rows: list[Told]) -> list[Told]:
+    """By name: why each rule or offer fired or did not, what it gave, and by what multiplied."""
+    found = []
+    for row in rows:
+        told = {
+            "name": row.get("rule_id", row.get("offer_id")),
+            "points": row["points"],
+            "desired_points": row["desired_points"],
+            "factors": [],
+        }
+        if row["points"] or row["desired_points"]:
+            told["factors"] = sorted(row["factors"])
+        if "reasons" in row:
+            told["reasons"] = row["reasons"] or ["granted"]
+        else:
+            assert row["fired"] == (row["reason"] == "granted")
+            told["reason"] = row["reason"]
+        found.append(told)
+    return sorted(found, key=lambda row: str(row["name"]))
+
+
+def _told_factor(factor: Told) -> tuple[str, str, Fraction]:
+    """Kind, id and number of a multiplier."""
+    name = {"line": "rule_id", "tier": "tier_id", "campaign": "campaign_id"}[factor["kind"]]
+    return factor["kind"], factor[name], Fraction(factor["multiplier"])
 
 
 # The model
@@ -580,10 +605,27 @@ class Difference:
 
 
 def same(ours: Told, theirs: Told) -> bool:
-    """Whether two answers say the same: of refusals, one that applies, with all that it tells."""
-    if ours["ok"] or theirs["ok"]:
+    """Whether two answers say the same: of refusals, and of reasons for which a rule did not fire,
+    one that applies; and all else."""
+    if not ours["ok"] and not theirs["ok"]:
+        return _refusal(ours) in theirs["any_of"]
+    told, expected = ours.get("explanation"), theirs.get("explanation")
+    if told is None or expected is None:
         return ours == theirs
-    return _refusal(ours) in theirs["any_of"]
+    but = {"explanation": None}
+    return (
+        ours | but == theirs | but
+        and len(told) == len(expected)
+        and all(_same_row(*rows) for rows in zip(told, expected, strict=True))
+    )
+
+
+def _same_row(ours: Told, theirs: Told) -> bool:
+    """Of the reasons that apply, one."""
+    rest = {name: value for name, value in ours.items() if name != "reason"}
+    return ours["reason"] in theirs["reasons"] and rest == {
+        name: value for name, value in theirs.items() if name != "reasons"
+    }
 
 
 @dataclass(slots=True)

@@ -449,30 +449,50 @@ def compares(attribute, attributes):
     return {"<": have < want, "<=": have <= want, ">": have > want, ">=": have >= want}[op]
 
 
-def why_not(when, event):
-    """The first condition that does not hold, or None."""
+def unmet(when, event):
+    """The conditions that do not hold, in their order."""
     if when is None:
-        return None
+        return []
     local = event["local"]
+    reasons = []
     if "min_amount" in when and event["base"] < when["min_amount"]:
-        return "min_amount"
+        reasons.append("min_amount")
     if "channels" in when and event["channel"] not in when["channels"]:
-        return "channels"
+        reasons.append("channel")
     if "locations" in when and event["location_id"] not in when["locations"]:
-        return "locations"
+        reasons.append("location")
     if when.get("groups") and not set(when["groups"]) & set(event["groups"]):
-        return "groups"
+        reasons.append("group")
     if when.get("tiers") and event["tier_id"] not in when["tiers"]:
-        return "tiers"
+        reasons.append("tier")
     if "weekdays" in when and WEEKDAYS[local.weekday()] not in when["weekdays"]:
-        return "weekdays"
+        reasons.append("weekday")
     if "hours" in when and not within_hours(when["hours"], 60 * local.hour + local.minute):
-        return "hours"
-    if not started(when.get("from"), local) or not not_over(when.get("until"), local):
-        return "dates"
+        reasons.append("hours")
+    reasons += outside(when, local)
     if not all(compares(one, event["attributes"]) for one in when.get("attributes", [])):
-        return "attributes"
-    return None
+        reasons.append("attributes")
+    return reasons
+
+
+def outside(terms, local):
+    """Whether an instant is before or after the dates of something."""
+    reasons = []
+    if not started(terms.get("from"), local):
+        reasons.append("not_started")
+    if not not_over(terms.get("until"), local):
+        reasons.append("ended")
+    return reasons
+
+
+def row_of(kind, source, reasons):
+    """A row of an explanation: every reason for which the source does not fire."""
+    return {kind: source[kind], "fired": not reasons, "reasons": reasons}
+
+
+def is_often(row):
+    """Whether only frequency stopped a rule."""
+    return bool(row["reasons"]) and set(row["reasons"]) <= {"frequency", "cooldown"}
 
 
 def names_line(filters, line):
@@ -1214,22 +1234,26 @@ class Model:
         rules.sort(key=lambda pair: (-pair[1].get("priority", 0), pair[0]))
         ended = False
         for _, rule in rules:
-            if not self.is_triggered(rule, event) or rule["rule_id"] in skip:
+            if rule["rule_id"] in skip:
                 continue
-            reason = "after_last" if ended else why_not(rule.get("when"), event)
-            if reason is None and event["lines"] and not self.matching(rule, event):
-                reason = "match"
-            if reason is None and member is None and rule["rule_id"] in (stopped or ()):
-                reason = "frequency"
-            if reason is None and member is not None and self.too_often(rule, event, member):
-                reason = "frequency"
-                frequency_stopped.add(rule["rule_id"])
-            if reason is None:
+            if not self.is_triggered(rule, event):
+                if event["type"] == "purchase" and rule["trigger"] == "first_purchase":
+                    late = ["after_last"] if ended else ["not_first_purchase"]
+                    explanation.append(row_of("rule_id", rule, late))
+                continue
+            reasons = ["after_last"] if ended else unmet(rule.get("when"), event)
+            if not ended and event["lines"] and not self.matching(rule, event):
+                reasons.append("no_matching_line")
+            if not reasons and member is None and rule["rule_id"] in (stopped or ()):
+                reasons.append("frequency")
+            if not ended and member is not None and (often := self.too_often(rule, event, member)):
+                if not reasons:
+                    frequency_stopped.add(rule["rule_id"])
+                reasons += often
+            if not reasons:
                 fired.append(rule)
                 ended = ended or rule.get("stacking") == "last"
-            explanation.append(
-                {"rule_id": rule["rule_id"], "fired": reason is None, "reason": reason}
-            )
+            explanation.append(row_of("rule_id", rule, reasons))
 
         earning = [rule for rule in fired if "multiply" not in rule["earn"]]
         raw = {rule["rule_id"]: self.raw_points(rule, event) for rule in earning}
@@ -1246,7 +1270,7 @@ class Model:
             for rule in earning:
                 if rule is not winner:
                     row = next(e for e in explanation if e["rule_id"] == rule["rule_id"])
-                    row["fired"], row["reason"] = False, "exclusive"
+                    row["fired"], row["reasons"] = False, ["excluded"]
             earning = [winner]
         earning.sort(key=program.get("rules", []).index)
         multipliers = [rule for rule in fired if "multiply" in rule["earn"]]
@@ -1255,33 +1279,39 @@ class Model:
             for campaign in program.get("campaigns", [])
             if started(campaign.get("from"), event["local"])
             and not_over(campaign.get("until"), event["local"])
-            and why_not(campaign.get("when"), event) is None
+            and not unmet(campaign.get("when"), event)
         ]
         gives = {rule["rule_id"]: (rule, raw[rule["rule_id"]]) for rule in earning}
         for offer in program.get("offers", []):
             if event["type"] != "purchase":
                 continue
-            points, reason = self.offer_points(program, offer, event)
-            explanation.append(
-                {"offer_id": offer["offer_id"], "fired": reason is None, "reason": reason}
-            )
+            points, reasons = self.offer_points(program, offer, event)
+            explanation.append(row_of("offer_id", offer, reasons))
             gives[offer["offer_id"]] = (None, points)
 
         def award(running, most=None):
             return self.award_under(program, event, gives, multipliers, running, member, most)
 
-        granted, limited_by, desired = award(campaigns)
+        granted, limited_by, desired, multiplied = award(campaigns)
+        wanted = desired
         multiplying = {
             self.line_multiplier(program, event["lines"][line], multipliers)["rule_id"]
             for line in range(len(event["lines"]))
             if self.line_multiplier(program, event["lines"][line], multipliers)
         }
         drawn = {}
+        running = campaigns
         if member is not None and sum(granted.values()):
-            granted, drawn = self.within_budgets(program, award, campaigns, granted, limited_by)
+            granted, drawn, running = self.within_budgets(
+                program, award, campaigns, granted, limited_by
+            )
+        if running != campaigns:
+            *_, wanted, multiplied = award(running)
         for row in explanation:
             name = row.get("rule_id", row.get("offer_id"))
             row["points"] = sum(n for (rule, _), n in granted.items() if rule == name)
+            row["desired_points"] = wanted.get(name, 0)
+            row["factors"] = multiplied.get(name, [])
         refused = {
             one["limit"].rpartition(":")[0] for one in limited_by if one.get("refuses")
         } & set(raw)
@@ -1295,6 +1325,8 @@ class Model:
                 or self.readings["FREQUENCY_COUNTS"] == "fired"
             ):
                 paid.append(name)
+            if name in refused:
+                row["reasons"] = ["limit"]
         return {
             "parts": granted,
             "points": sum(granted.values()),
@@ -1337,14 +1369,12 @@ class Model:
 
     def offer_points(self, program, offer, event):
         local = event["local"]
-        if not offer.get("active", True):
-            return {}, "inactive"
-        if not started(offer.get("from"), local) or not not_over(offer.get("until"), local):
-            return {}, "dates"
+        reasons = [] if offer.get("active", True) else ["inactive"]
+        reasons += outside(offer, local)
         if offer.get("groups") and not set(offer["groups"]) & set(event["groups"]):
-            return {}, "groups"
+            reasons.append("group")
         if offer.get("channels") and event["channel"] not in offer["channels"]:
-            return {}, "channels"
+            reasons.append("channel")
         worth = number(program["point_value"])
         points = {}
         for i, line in enumerate(event["lines"]):
@@ -1353,7 +1383,9 @@ class Model:
             if offer.get("exclude_discounted") and line["discounted"]:
                 continue
             points[i] = line["base"] * number(offer["percent"]) / 100 / worth
-        return points, (None if points else "match")
+        if not points:
+            reasons.append("no_matching_line")
+        return ({} if reasons else points), reasons
 
     def line_multiplier(self, program, line, multipliers):
         """The one rule that multiplies a line, or None."""
@@ -1369,25 +1401,25 @@ class Model:
         )
 
     def factor(self, program, line, event, multipliers, campaigns, with_tier):
-        """What the points of a line (None: of the event) are multiplied by."""
-        factors = []
+        """What the points of a line (None: of the event) are multiplied by, by what does."""
+        factors = {}
         if line is not None:
             best = self.line_multiplier(program, event["lines"][line], multipliers)
             if best:
-                factors.append(number(best["earn"]["multiply"]))
+                factors["line", best["rule_id"]] = number(best["earn"]["multiply"])
         if with_tier and event["tier_id"] is not None:
             levels = program["tiers"]["levels"]
             level = next(one for one in levels if one["tier_id"] == event["tier_id"])
             if "multiplier" in level:
-                factors.append(number(level["multiplier"]))
+                factors["tier", level["tier_id"]] = number(level["multiplier"])
         for campaign in campaigns:
             if campaign.get("match") and (
                 line is None
                 or not matches(campaign["match"], event["lines"][line], self.readings["MATCH"])
             ):
                 continue
-            factors.append(number(campaign["multiplier"]))
-        return self.combined(program, factors)
+            factors["campaign", campaign["campaign_id"]] = number(campaign["multiplier"])
+        return factors
 
     def combined(self, program, factors):
         setting = program.get("multipliers") or {}
@@ -1406,10 +1438,12 @@ class Model:
 
     def award_under(self, program, event, gives, multipliers, campaigns, member, most):
         """Whole points by (rule or offer, line) under these campaigns, at most `most` in all; the
-        limits that bit; and whole points by rule or offer before limits."""
+        limits that bit; and by rule or offer the whole points before limits, and what multiplied
+        any of them."""
         setting = program.get("rounding") or {}
         mode, scope = setting.get("mode", "floor"), setting.get("scope", "award")
         sources = {}
+        multiplied = {}
         for name, (rule, raw) in gives.items():
             with_tier = rule is not None and rule.get(
                 "tier_multiplier", rule["trigger"] in ("purchase", "first_purchase")
@@ -1418,7 +1452,13 @@ class Model:
                 line: self.factor(program, line, event, multipliers, campaigns, with_tier)
                 for line in raw
             }
-            sources[name] = {line: raw[line] * factors[line] for line in raw}
+            sources[name] = {
+                line: raw[line] * self.combined(program, list(factors[line].values()))
+                for line in raw
+            }
+            multiplied[name] = sorted(
+                {(*what, by) for line in raw for what, by in factors[line].items()}
+            )
         weights = sources
         if scope == "rule":
             totals = {name: rounded(sum(lines.values()), mode) for name, lines in sources.items()}
@@ -1469,7 +1509,7 @@ class Model:
             for line, share in zip(lines, shares, strict=True):
                 if share:
                     granted[name, line] = share
-        return granted, limited_by, desired
+        return granted, limited_by, desired, multiplied
 
     def rounded_by_line(self, sources, mode):
         result = {name: {} for name in sources}
@@ -1512,8 +1552,9 @@ class Model:
         return next((r for r in document.get("rules", []) if r["rule_id"] == name), {})
 
     def within_budgets(self, program, award, campaigns, granted, limited_by):
-        """The award within the budgets, and what it draws from each. A campaign's budget pays what
-        the award is larger by because of it, one campaign after another; the program's, all."""
+        """The award within the budgets, what it draws from each, and the campaigns that go on. A
+        campaign's budget pays what the award is larger by because of it, one campaign after
+        another; the program's, all."""
         bitten = list(limited_by)
         limited_by.clear()
         paying = [c for c in campaigns if "budget" in c]
@@ -1549,10 +1590,15 @@ class Model:
         limited_by[:0] = bitten if running == campaigns else award(running)[1]
         if running != campaigns or sum(granted.values()) > allowed:
             granted = award(running, allowed)[0]
-        return granted, drawn
+        return granted, drawn, running
 
     def too_often(self, rule, event, member):
-        return any(self.frequency_blocks(rule, event, member))
+        """Which kinds of frequency stop a rule."""
+        return [
+            "cooldown" if "every" in one else "frequency"
+            for one in rule.get("frequency", [])
+            if self.frequency_blocks({**rule, "frequency": [one]}, event, member)
+        ]
 
     def frequency_blocks(self, rule, event, member):
         """For each frequency that stops the rule, the instant at which it ends (True: never)."""
@@ -1927,7 +1973,12 @@ class Model:
                 merged = [dict(one) for one in answer["lots"]] + as_lots(fresh)
                 answer["lots"] = merged_lots(merged)
                 answer["explanation"].append(
-                    {"rule_id": REFERRAL, "fired": True, "reason": None, "points": count}
+                    {
+                        **row_of("rule_id", {"rule_id": REFERRAL}, [] if count else ["limit"]),
+                        "points": count,
+                        "desired_points": referral[field],
+                        "factors": [],
+                    }
                 )
         for i, (name, count, _) in enumerate(paid):
             if name == member["member_id"]:
@@ -2109,7 +2160,7 @@ class Model:
         answer, record = self.grant(work, member, event, event_id)
         if answer["points"] == 0:
             member["log"].pop()  # it leaves nothing
-            stopped = any(row["reason"] == "frequency" for row in answer["explanation"])
+            stopped = any(is_often(row) for row in answer["explanation"])
             if stopped or answer["limited_by"]:
                 ends = self.rules_block(answer, event, member)
                 raise self.limit_reached(ends) if ends else RefusedError("limit_reached")
@@ -2137,7 +2188,7 @@ class Model:
             rule = next((r for r in self.program["rules"] if r["rule_id"] == row["rule_id"]), None)
             if rule is None or not rule["earn"].get("points"):
                 continue
-            if not row["fired"] and row["reason"] != "frequency":
+            if not row["fired"] and not is_often(row):
                 continue
             ends = self.frequency_blocks(rule, event, member)
             for name, terms in ((rule["rule_id"], rule), (None, self.program)):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 import pytest
@@ -119,6 +119,57 @@ def test_points_that_an_erasure_leaves_are_noticed(monkeypatch: pytest.MonkeyPat
 def test_limits_that_are_not_told_are_noticed(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(projections, "limited_by", lambda *_: [])
     assert any(compared(scenario(seed, LENGTH)) for seed in PLAYED)
+
+
+@pytest.mark.parametrize("name", ["points", "desired_points"])
+def test_the_numbers_of_an_explanation_are_compared(
+    monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    explained(monkeypatch, lambda row: row | {name: row[name] + 1})
+    assert any(compared(scenario(seed, LENGTH)) for seed in PLAYED)
+
+
+@pytest.mark.parametrize("kind", ["line", "tier", "campaign"])
+def test_factors_that_are_not_told_are_noticed(monkeypatch: pytest.MonkeyPatch, kind: str) -> None:
+    explained(
+        monkeypatch,
+        lambda row: row | {"factors": [f for f in row["factors"] if f["kind"] != kind]},
+    )
+    assert any(compared(scenario(seed, LENGTH)) for seed in PLAYED)
+
+
+@pytest.mark.parametrize(
+    ("reason", "wrong"),
+    [
+        ("min_amount", "no_matching_line"),
+        ("no_matching_line", "channel"),
+        ("not_started", "ended"),
+        ("ended", "not_started"),
+        ("inactive", "ended"),
+        ("group", "tier"),
+        ("weekday", "hours"),
+        ("not_first_purchase", "after_last"),
+        ("frequency", "cooldown"),
+        ("cooldown", "frequency"),
+        ("limit", "frequency"),
+        ("excluded", "after_last"),
+        ("after_last", "excluded"),
+    ],
+)
+def test_a_reason_that_does_not_apply_is_noticed(
+    monkeypatch: pytest.MonkeyPatch, reason: str, wrong: str
+) -> None:
+    explained(
+        monkeypatch,
+        lambda row: row | {"reason": wrong if row["reason"] == reason else row["reason"]},
+    )
+    assert any(compared(scenario(seed, LENGTH)) for seed in PLAYED)
+
+
+def explained(monkeypatch: pytest.MonkeyPatch, mistake: Callable[[Told], Told]) -> None:
+    """Every row of an explanation with a mistake in it."""
+    explain = projections.explain
+    monkeypatch.setattr(projections, "explain", lambda *of: [mistake(row) for row in explain(*of)])
 
 
 @pytest.mark.parametrize("name", ["next_tier", "points_to_next", "until", "multiplier"])
