@@ -78,7 +78,7 @@ model: .venv/ready ## play a million commands beside the reference model (half a
 	@$(RUN) -m tests.differential --ops 1000000 --jobs $(JOBS) --write
 
 model-store: $(READY) ## the same through the store, with faults and clients at once (100,000 commands, half an hour)
-	@$(RUN) -m tests.differential --store --ops 100000 --jobs $(JOBS) --write
+	@$(RUN) -m tests.differential --store --ops 102000 --jobs $(JOBS) --write
 
 # build, deploy, validate: what SAM does
 -include tools/sam.mk

@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterator
 from datetime import UTC, datetime, timedelta
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import NamedTuple
-from urllib.parse import parse_qs, urlencode, urlsplit
+from urllib.parse import parse_qs, urlencode, urljoin, urlsplit
 
 import pytest
 from playwright.sync_api import Browser, Page, expect
@@ -532,7 +532,9 @@ def refuses_sign_in(phone: Page, world: World, words: str) -> None:
     expect(phone.get_by_role("heading", name="You’re not signed in")).to_be_visible()
     says(phone, words)
     assert phone.evaluate("sessionStorage.getItem('loyalty.token')") is None
-    assert phone.url == world.sign_in.redirect_uri
+    # A reload begins where the button leads: at a page of ours, with neither code nor state.
+    back = phone.locator("#back").get_attribute("href")
+    assert phone.url == (urljoin(world.code_url, back) if back else world.sign_in.redirect_uri)
     assert world.posts == []
 
 
@@ -572,6 +574,17 @@ def test_a_cancelled_sign_in_leads_back_to_where_it_began(phone: Page, world: Wo
     phone.get_by_role("link", name="Cancel").click()
     refuses_sign_in(phone, world, "The sign-in was cancelled.")
     phone.get_by_role("link", name="Start again").click()
+    expect(phone.get_by_role("button", name="Check in")).to_be_enabled()
+    assert phone.url == world.code_url
+    assert world.posts == []
+
+
+def test_a_reload_after_a_cancelled_sign_in_begins_anew(phone: Page, world: World) -> None:
+    phone.goto(world.code_url)
+    tap(phone)
+    phone.get_by_role("link", name="Cancel").click()
+    refuses_sign_in(phone, world, "The sign-in was cancelled.")
+    phone.reload()
     expect(phone.get_by_role("button", name="Check in")).to_be_enabled()
     assert phone.url == world.code_url
     assert world.posts == []
@@ -632,6 +645,7 @@ def test_the_address_bar_keeps_neither_the_code_nor_the_state(phone: Page, world
     tap(phone)
     phone.get_by_role("link", name="Continue as Lea").click()
     refuses_sign_in(phone, world, "could not be completed")
+    assert phone.url == world.code_url
 
 
 # ---- how it looks and reads --------------------------------------------------------------------

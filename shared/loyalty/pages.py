@@ -876,7 +876,9 @@ function fail(text, path) {
   const back = $("#back");
   back.hidden = !path;
   back.textContent = t.start_again;
-  if (path) back.href = path;
+  if (!path) return;
+  back.href = path;
+  history.replaceState(null, "", path); // where a reload begins anew
 }
 
 async function finish() {
