@@ -728,6 +728,18 @@ def test_the_sign_in_page_wears_the_colours_and_language_it_was_left_in(
     expect(phone.locator(".brand")).to_have_css("background-color", "rgb(111, 78, 55)")
 
 
+def test_a_phone_on_its_side_shows_the_button_without_scrolling(phone: Page, world: World) -> None:
+    phone.set_viewport_size({"width": 667, "height": 375})
+    give_token(phone, world)
+    phone.goto(world.code_url)
+    button = phone.get_by_role("button", name="Check in")
+    expect(button).to_be_in_viewport(ratio=1)
+    expect(phone.get_by_role("heading", name="Beans & Co")).to_be_in_viewport(ratio=1)
+    button.click()
+    says(phone, "+10")
+    expect(phone.locator(".gain")).to_be_in_viewport(ratio=1)
+
+
 def test_a_logo_that_does_not_come_leaves_the_first_letter(phone: Page, world: World) -> None:
     world.page = {"logo_url": "https://127.0.0.1:9/logo.svg"}
     phone.goto(world.code_url)

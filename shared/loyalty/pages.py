@@ -580,6 +580,12 @@ main{flex:0 1 27rem;border-radius:2rem;overflow:hidden;box-shadow:0 24px 70px rg
 [data-state=done] .brand,[data-state=refused] .brand{min-height:15rem}
 h1{font-size:2.125rem}.gain b{font-size:5rem}
 .sheet{padding:2.25rem 2.25rem 2.5rem}}
+@media(min-width:34rem) and (max-height:33.99rem){
+main{flex-direction:row}
+.brand{flex:1 1 45%;min-width:0;padding:1.5rem 3.25rem 1.5rem max(1.5rem,env(safe-area-inset-left))}
+.sheet{flex:1 1 55%;min-width:0;justify-content:center;margin:0 0 0 -1.75rem;padding:1.5rem 2rem;
+padding-right:max(2rem,env(safe-area-inset-right));border-radius:1.75rem 0 0 1.75rem;
+box-shadow:-1px 0 0 var(--line)}}
 @media(prefers-reduced-motion:reduce){
 *,::before{animation-duration:.01ms!important;animation-delay:0s!important}
 .wheel,[data-state=busy] button::before{animation:none}
