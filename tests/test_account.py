@@ -118,6 +118,14 @@ def test_a_pin_ends_with_the_entry_that_takes_it_off() -> None:
     assert (off.pinned, off.pinned_until) == ("", None)
 
 
+def test_a_circle_of_merged_members_is_nobody() -> None:
+    """No command makes one; where a ledger says so, it is told instead of gone round for ever."""
+    bea = replace(ANN, member_id="bea", merged_into="ann")
+    known = Known({"ann": replace(ANN, merged_into="bea"), "bea": bea})
+    with pytest.raises(Broken, match="in a circle"):
+        known.account("ann")
+
+
 def test_what_was_not_read_is_asked_for_by_name() -> None:
     known = Known({"ann": ANN})
     with pytest.raises(NeedsProfile, match="profile of ann needed"):

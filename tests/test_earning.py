@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
-from loyalty import limits
+from loyalty import limits, projections
 from loyalty.codes import CheckInCode, check_in_code
 from loyalty.commands import Event
 from loyalty.dates import rfc3339
@@ -1280,6 +1280,13 @@ def test_a_rule_may_have_a_cooldown_and_a_frequency() -> None:
     assert [review(ledger, at).points, review(ledger, at + 4 * HOUR - 1).points] == [3, 0]
 
 
+def test_a_late_event_meets_the_longest_of_a_rules_cooldowns() -> None:
+    often = [{"every": "PT1H"}, {"every": "P1D"}]
+    ledger = shop(rule(trigger="review", earn={"points": 3}, frequency=often))
+    assert [review(ledger, NOW + n * HOUR).points for n in (0, 45)] == [3, 3]
+    assert review(ledger, NOW + 45 * HOUR, occurred_at=NOW + 20 * HOUR).points == 0
+
+
 def test_counters_have_the_names_that_publishing_compares() -> None:
     ledger = shop(
         rule(limits=[{"points": 90, "per": "day"}], frequency=[{"times": 9, "per": "ever"}]),
@@ -1394,6 +1401,35 @@ def test_what_no_answer_could_hold_is_left_out_but_not_what_fired() -> None:
     [row] = history_rows(ledger.rulebook, entry)
     assert row["explanation"] == answer["explanation"]
     assert row["explanation_left_out"] == answer["explanation_left_out"]
+
+
+def test_what_multiplied_takes_room_in_an_answer_too() -> None:
+    many = [rule(f"{n:04}" * 16, name="\N{BEER MUG}" * 200) for n in range(2_100)]
+    campaigns = [
+        {"campaign_id": f"c{n}" * 32, "name": "c", "multiplier": "1.5", "from": "2026-01-01"}
+        for n in range(4)
+    ]
+    ledger = shop(*many, campaigns=campaigns)
+    answer = awarded(ledger.rulebook, basket(ledger, line(100)))
+    assert answer["explanation_left_out"] > 0
+    assert answer_bytes(answer) < 3_100_000
+
+
+def test_what_just_fits_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    ledger = shop(rule(), rule("more"))
+    entry = basket(ledger, line(100))
+    told = awarded(ledger.rulebook, entry)["explanation"]
+    room = sum(answer_bytes(row) for row in told)
+    monkeypatch.setattr(projections, "EXPLAINED_BYTES", room)
+    for less, left_out in [(0, None), (1, 1)]:
+        monkeypatch.setattr(projections, "EXPLANATION_BYTES", room - less)
+        answer = awarded(ledger.rulebook, entry)
+        assert answer["explanation"] == told[: len(told) - less]
+        assert answer.get("explanation_left_out") == left_out
+
+
+def test_the_room_of_an_answer_is_that_of_json_within_json() -> None:
+    assert answer_bytes({"a": 'é"', "b": []}) == len(r'"{\"a\":\"é\\\"\",\"b\":[]}"'.encode())
 
 
 def test_an_award_explains_itself_to_the_last_date() -> None:

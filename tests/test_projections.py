@@ -70,9 +70,11 @@ def test_a_check_in_says_where_it_was_and_which_event_it_is() -> None:
     assert projections.event_id(entry("redeem")) is None
 
 
+WELCOME = {"rule_id": "welcome", "trigger": "registration", "earn": {"points": 50}}
+
+
 def test_an_enrolment_is_told_with_its_code_and_what_registration_gave() -> None:
-    welcome = {"rule_id": "welcome", "trigger": "registration", "earn": {"points": 50}}
-    ledger = Ledger(smallest(rules=[welcome], expiry=[{"after": "P1Y"}]))
+    ledger = Ledger(smallest(rules=[WELCOME], expiry=[{"after": "P1Y"}]))
     assert projections.enrolled(ledger.rulebook, ledger.enrol(NOW)) == {
         "member_id": "ann",
         "referral_code": "CODE",
@@ -92,6 +94,14 @@ def test_an_enrolment_is_told_with_its_code_and_what_registration_gave() -> None
             }
         ],
     }
+
+
+def test_an_enrolment_tells_how_many_rules_it_leaves_out(monkeypatch: pytest.MonkeyPatch) -> None:
+    ledger = Ledger(smallest(rules=[WELCOME]))
+    entry = ledger.enrol(NOW)
+    monkeypatch.setattr(projections, "EXPLANATION_BYTES", 1)
+    answer = projections.enrolled(ledger.rulebook, entry)
+    assert (answer["explanation"], answer["explanation_left_out"]) == ([], 1)
 
 
 def test_a_payment_with_points_is_worth_money_until_it_is_cancelled() -> None:

@@ -63,22 +63,16 @@ def _hashed(subject: str, name: str) -> str:
     return urlsafe_b64encode(digest).decode()[:6]
 
 
-_FIXED: Final[list[tuple[str, str]]] = []
+_ONCE: Final[tuple[Once, ...]] = get_args(Once.__value__)
+_FIXED: Final = (
+    ("program", "points"),  # of all rules
+    ("program", "transfers"),  # points sent by a member to others
+    ("times", "@referral"),  # friends that a referrer was paid for; no rule's id has an @
+    *(("once", once) for once in _ONCE),
+)
 """Counters that every program has."""
-
-
-def _fixed(subject: str, name: str) -> str:
-    _FIXED.append((subject, name))
-    return _hashed(subject, name)
-
-
-PROGRAM_POINTS: Final = _fixed("program", "points")
-"""Points of all rules."""
-POINTS_SENT: Final = _fixed("program", "transfers")
-"""By a member to others."""
-REFERRALS: Final = _fixed("times", "@referral")
-"""Friends that a referrer was paid for; no rule's id has an @."""
-ONCE: Final[Mapping[Once, str]] = {once: _fixed("once", once) for once in get_args(Once.__value__)}
+PROGRAM_POINTS, POINTS_SENT, REFERRALS, *_tokens = (_hashed(*pair) for pair in _FIXED)
+ONCE: Final[Mapping[Once, str]] = dict(zip(_ONCE, _tokens, strict=True))
 
 
 def _ids(program: Program, subject: Subject) -> list[str]:

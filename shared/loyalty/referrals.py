@@ -151,4 +151,4 @@ def _plain_email(address: str) -> str:
 def _digits(number: str) -> str:
     digits = "".join(c for c in number if c.isdecimal())
     # What is dialled before a country in most of the world is written + on paper.
-    return digits.removeprefix("00") if len(digits) > 2 else digits
+    return digits.removeprefix("00")
