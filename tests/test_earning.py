@@ -1281,10 +1281,10 @@ def test_a_rule_may_have_a_cooldown_and_a_frequency() -> None:
 
 
 def test_a_late_event_meets_the_longest_of_a_rules_cooldowns() -> None:
-    often = [{"every": "PT1H"}, {"every": "P1D"}]
+    often = [{"every": "PT1H"}, {"every": "P10D"}]
     ledger = shop(rule(trigger="review", earn={"points": 3}, frequency=often))
-    assert [review(ledger, NOW + n * HOUR).points for n in (0, 45)] == [3, 3]
-    assert review(ledger, NOW + 45 * HOUR, occurred_at=NOW + 20 * HOUR).points == 0
+    assert [review(ledger, NOW + n * DAY).points for n in (0, 16)] == [3, 3]
+    assert review(ledger, NOW + 16 * DAY, occurred_at=NOW + 5 * DAY).points == 0
 
 
 def test_counters_have_the_names_that_publishing_compares() -> None:
