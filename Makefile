@@ -53,7 +53,7 @@ bench: $(READY) ## measure costs, growth, load and decisions, and write docs/ben
 	@$(RUN) -m tools.bench_cpu --write
 	@$(RUN) -m tools.bench_postgres --write
 
-mutants: $(READY) ## try every mutant of the domain (hours), and write the score into docs/proof.md
+mutants: $(READY) ## try the mutants of the domain that are new (hours for all), and write the score into docs/proof.md
 	@$(RUN) -m tools.mutate --write
 
 bench-sweep: $(READY) ## measure the sweep over a million accounts (20 minutes), and write that table
@@ -74,10 +74,10 @@ prove-verify: $(READY) ## 1,000 mutations that the verification has to find, and
 prove-linearizability: $(READY) ## 1,000 histories of 16 clients at once, and write the report
 	@$(RUN) -m tests.linearizability --write
 
-model: .venv/ready ## play a million commands beside the reference model (half an hour), and write what came of it
+model: .venv/ready ## play a million commands beside the reference model (14 minutes), and write what came of it
 	@$(RUN) -m tests.differential --ops 1000000 --jobs $(JOBS) --write
 
-model-store: $(READY) ## the same through the store, with faults and clients at once (100,000 commands, half an hour)
+model-store: $(READY) ## the same through the store, with faults and clients at once (100,000 commands, 16 minutes)
 	@$(RUN) -m tests.differential --store --ops 102000 --jobs $(JOBS) --write
 
 # build, deploy, validate: what SAM does
