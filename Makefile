@@ -62,7 +62,7 @@ bench-sweep: $(READY) ## measure the sweep over a million accounts (20 minutes),
 bench-ring: $(READY) ## send 200,000 transfers at once around a ring (10 minutes), and write that table
 	@$(RUN) -m tools.ring --write
 
-fuzz: $(READY) ## send 200,000 requests that nobody sends by mistake (15 minutes), and write what came of it
+fuzz: $(READY) ## send 200,000 requests that nobody sends by mistake (5 minutes), and write what came of it
 	@$(RUN) -m tools.fuzz --cases $(CASES) --write
 	@$(RUN) -m tools.generated --cases $$(($(CASES) / 19)) --write
 # Bent samples; one in twenty of all requests is generated from the OpenAPI document on top.
