@@ -56,7 +56,7 @@ bench: $(READY) ## measure costs, growth, load and decisions, and write docs/ben
 mutants: $(READY) ## try the mutants of the domain that are new (hours for all), and write the score into docs/proof.md
 	@$(RUN) -m tools.mutate --write
 
-bench-sweep: $(READY) ## measure the sweep over a million accounts (20 minutes), and write that table
+bench-sweep: $(READY) ## measure the sweep over a million accounts (5 minutes), and write that table
 	@$(RUN) -m tools.bench_sweep --write
 
 bench-ring: $(READY) ## send 200,000 transfers at once around a ring (10 minutes), and write that table
