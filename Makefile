@@ -59,7 +59,7 @@ mutants: $(READY) ## try the mutants of the domain that are new (hours for all),
 bench-sweep: $(READY) ## measure the sweep over a million accounts (5 minutes), and write that table
 	@$(RUN) -m tools.bench_sweep --write
 
-bench-ring: $(READY) ## send 200,000 transfers at once around a ring (10 minutes), and write that table
+bench-ring: $(READY) ## send 200,000 transfers at once around a ring (an hour), and write that table
 	@$(RUN) -m tools.ring --write
 
 fuzz: $(READY) ## send 200,000 requests that nobody sends by mistake (5 minutes), and write what came of it
