@@ -137,19 +137,20 @@ def _conclude(run: dict[str, Any], tallies: Tallies, before: Budgets) -> None:
 
 
 def _keep(partition: str, fields: dict[str, Any]) -> bool:
-    """Put the result of a run in the place of the last one's; False where it, or that of a later
-    run, stands there."""
+    """Put the result of a run in the place of the last one's, unless that of a later run stands
+    there; False where this very one does."""
     while True:
         seen = store().record(partition, "last")
+        if seen is not None and seen["run"] >= fields["run"]:
+            return bool(seen["run"] > fields["run"])
+        revision = 1 if seen is None else seen["revision"] + 1
+        record = Record(partition, "last", {**fields, "revision": revision})
         if seen is None:
-            if store().create_record(Record(partition, "last", {**fields, "revision": 1})):
-                return True
-        elif seen["run"] >= fields["run"]:
-            return False
+            kept = store().create_record(record)
         else:
-            record = Record(partition, "last", {**fields, "revision": seen["revision"] + 1})
-            if store().replace_record(record, seen=seen):
-                return True
+            kept = store().replace_record(record, seen=seen)
+        if kept:
+            return True
 
 
 # Pages

@@ -446,20 +446,20 @@ def _explained(rows: list[Told]) -> list[Told]:
     """By name: why each rule or offer fired or did not, what it gave, and by what multiplied."""
     found = []
     for row in rows:
-        told = {
+        each: Told = {
             "name": row.get("rule_id", row.get("offer_id")),
             "points": row["points"],
             "desired_points": row["desired_points"],
             "factors": [],
         }
         if row["points"] or row["desired_points"]:
-            told["factors"] = sorted(row["factors"])
+            each["factors"] = sorted(row["factors"])
         if "reasons" in row:
-            told["reasons"] = row["reasons"] or ["granted"]
+            each["reasons"] = row["reasons"] or ["granted"]
         else:
             assert row["fired"] == (row["reason"] == "granted")
-            told["reason"] = row["reason"]
-        found.append(told)
+            each["reason"] = row["reason"]
+        found.append(each)
     return sorted(found, key=lambda row: str(row["name"]))
 
 
@@ -609,14 +609,14 @@ def same(ours: Told, theirs: Told) -> bool:
     one that applies; and all else."""
     if not ours["ok"] and not theirs["ok"]:
         return _refusal(ours) in theirs["any_of"]
-    told, expected = ours.get("explanation"), theirs.get("explanation")
-    if told is None or expected is None:
+    if "explanation" not in ours or "explanation" not in theirs:
         return ours == theirs
+    rows, expected = ours["explanation"], theirs["explanation"]
     but = {"explanation": None}
     return (
         ours | but == theirs | but
-        and len(told) == len(expected)
-        and all(_same_row(*rows) for rows in zip(told, expected, strict=True))
+        and len(rows) == len(expected)
+        and all(map(_same_row, rows, expected))
     )
 
 

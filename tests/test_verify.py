@@ -6,6 +6,7 @@ from __future__ import annotations
 import inspect
 import json
 import os
+import re
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
@@ -229,7 +230,9 @@ def test_a_schedule_that_fires_twice_reads_the_ledger_once(filled: House) -> Non
         assert result() == found
 
 
-def test_a_run_that_ends_late_does_not_take_the_place_of_a_later_one(filled: House) -> None:
+def test_a_run_that_ends_late_does_not_take_the_place_of_a_later_one(
+    filled: House, capsys: pytest.CaptureFixture[str]
+) -> None:
     late, early = Scheduled(), Scheduled()
     with filled.on(365):
         late.begin("2026-03-03T03:23:00Z")
@@ -237,9 +240,14 @@ def test_a_run_that_ends_late_does_not_take_the_place_of_a_later_one(filled: Hou
     with filled.on(366):
         early.finish()
         told = result()
+    found = next(item for item in filled.books().ledger if "m" in item)
+    change(filled, found["pk"]["S"], found["sk"]["S"], h={"B": bytes(32)})
+    capsys.readouterr()
     with filled.on(367):
         late.finish()
         assert result() == told
+    # What it found is counted for the alarm all the same.
+    assert re.search(r'"LedgerViolations":\[[1-9]', capsys.readouterr().out)
 
 
 def test_of_two_that_read_one_part_one_stops_and_looks_again_later(

@@ -1,9 +1,9 @@
 """Who writes to a member next: the pauses between a command's attempts, and when it is shed.
 
 Nothing is locked: who writes first wins, and the others decide anew. What they sent is billed, and
-what they send at once meets the next winner. So a command that lost pauses first, for as long as
-its own transaction took times the room for others, doubled each time, with full jitter; and it
-ends within two seconds. Measured against 64 writers: docs/benchmarks.md.
+what they send at once meets the next winner. So a command that lost pauses first: for up to so many
+times what its own transaction took as others need room, doubled each time, with full jitter. It is
+shed within two seconds. Measured against 64 writers: docs/benchmarks.md.
 """
 
 from collections.abc import Callable, Collection, Iterable
